@@ -1,0 +1,1 @@
+"""Wiring: which adapters a command needs, and in which order they start and stop."""

@@ -1,0 +1,32 @@
+"""Every limit of the protocol, in one place (protocol.md, "Limits")."""
+
+from typing import Final
+
+FRAME_BYTES_MAX: Final = 64 * 1024
+"""A frame's payload; a longer length prefix ends the connection before anything is allocated."""
+DATA_BYTES_MAX: Final = 16 * 1024
+"""Payload of one data frame (request data, chunk, file data)."""
+DEPTH_MAX: Final = 16
+ARRAY_MAX: Final = 1024
+
+REQUEST_BYTES_MAX: Final = 2 * 1024 * 1024
+"""A whole request body, over all its data frames."""
+FILE_BYTES_MAX: Final = 64 * 1024 * 1024
+"""A file that a client fetches by hash (manifest, tokenizer, template)."""
+JOB_WINDOW_BYTES: Final = 256 * 1024
+"""Credit that each side of a job starts with: bytes of frames not yet consumed by the reader."""
+JOBS_PER_SESSION_MAX: Final = 256
+
+SPLITS_MAX: Final = 8
+SPLITS_BPS_MAX: Final = 5_000
+STOPS_MAX: Final = 16
+STOP_BYTES_MAX: Final = 256
+LOGPROBS_MAX: Final = 20
+ANNOUNCEMENTS_PER_EXCHANGE: Final = 64
+RISES_MAX: Final = 512
+OFFER_LIFE_S: Final = 10.0
+"""How long an offer binds, counted by the receiver from its arrival."""
+
+PING_EVERY_S: Final = 1.5
+PONG_WITHIN_S: Final = 3.0
+"""Together below 5 s: the time in which a frozen peer is noticed."""

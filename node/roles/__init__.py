@@ -1,0 +1,1 @@
+"""The trio loops of worker, client and redeemer, and the ports that they need from outside."""
