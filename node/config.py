@@ -65,7 +65,7 @@ class SplitConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerConfig:
-    """What is sold, at which price, and to whom credit is given.  Prices: micro per million tokens."""
+    """What is sold, at which price, and who gets credit.  Prices: micro per million tokens."""
 
     price_in: int = 100_000
     price_cached: int = 25_000
@@ -73,7 +73,7 @@ class WorkerConfig:
     payee: str = ""
     """Address that is paid; empty: the node's own."""
     splits: tuple[SplitConfig, ...] = ()
-    quantum_micro: int = 100
+    quantum_micro: int = 2_000
     """Most that may be delivered and not vouchered, per job."""
     prepay_above_micro: int = 0
     """Ask for a voucher with the award when the prompt alone costs more; 0: never."""
@@ -88,8 +88,9 @@ class WorkerConfig:
     drain_s: float = 60.0
     region: str = ""
     block: tuple[str, ...] = ()
-    misbehave: str = ""
-    """For tests of other nodes only: a fault to show (devnet --misbehave lists them)."""
+    """Addresses of peers or payers that are not served."""
+    payment_s: float = 10.0
+    """How long a job waits for a voucher once its quantum is used up."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +104,7 @@ class ClientConfig:
     """How long to look for a first worker."""
     workers_max: int = 24
     """Sessions kept with workers."""
-    prepay_max_micro: int = 0
+    prepay_max_micro: int = 10_000
     """Most that is paid with an award, before anything came back."""
     job_cap_micro: int = 10_000_000
     """Most that one job may cost."""
