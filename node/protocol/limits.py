@@ -30,3 +30,14 @@ OFFER_LIFE_S: Final = 10.0
 PING_EVERY_S: Final = 1.5
 PONG_WITHIN_S: Final = 3.0
 """Together below 5 s: the time in which a frozen peer is noticed."""
+
+SEGMENTS_MAX: Final = 16
+"""Segments of one job, and auctions for them."""
+BIDS_MAX: Final = 64
+"""Signed terms that a transcript keeps per auction."""
+REASON_BYTES_MAX: Final = 500
+RECORD_BYTES_MAX: Final = 32 * 1024
+OUTPUT_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Accepted output of a whole job, as ids or as text."""
+TRANSCRIPT_BYTES_MAX: Final = 2 * 1024 * 1024
+DISCLOSURE_BYTES_MAX: Final = 48 * 1024 * 1024
