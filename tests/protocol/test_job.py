@@ -2,6 +2,7 @@
 
 from collections import deque
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -144,7 +145,7 @@ class Link:
         self.work(worker.RequestChecked())
 
 
-def joined(**changes: int) -> Link:
+def joined(**changes: Any) -> Link:
     link = Link(the_award=award(), the_terms=terms())
     link = Link(the_award=replace(award(), **changes), the_terms=terms()) if changes else link
     link.begin()
@@ -234,7 +235,7 @@ def test_a_cancelled_job_pays_what_was_delivered() -> None:
 )
 @pytest.mark.parametrize("what", ["progress", "receipt"])
 def test_a_false_bill_is_cut_off_and_only_delivery_is_paid(
-    what: str, change: dict[str, int], reason: CutoffReason, words: str
+    what: str, change: dict[str, Any], reason: CutoffReason, words: str
 ) -> None:
     link = joined()
     link.work(worker.Generated(ids=(5, 0)))
