@@ -4,8 +4,20 @@ Every setting stands here with its unit, its default and what it is for.  Addres
 hexadecimal text with ``0x``, as in the file.
 """
 
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
+from typing import Any, Final, get_args, get_origin, get_type_hints
+
+from node.errors import ConfigError
+
+FILE_NAME: Final = "config.toml"
+ENV_PREFIX: Final = "GPUNODE_"
+ENV_RESERVED: Final = frozenset(
+    {"GPUNODE_HOME", "GPUNODE_DEBUG", "GPUNODE_PASSWORD_FD", "GPUNODE_HANDOVER_DEPTH"}
+)
+"""Variables with our prefix that are no settings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +125,14 @@ class ClientConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeystoreConfig:
+    """Where the session key's password comes from, so that a server starts unattended."""
+
+    password_file: str = ""
+    """File with the password, mode 0600; relative to the home; empty: asked for on a terminal."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """All of it, for one home directory."""
 
@@ -122,3 +142,174 @@ class Config:
     engine: EngineConfig = field(default_factory=EngineConfig)
     worker: WorkerConfig = field(default_factory=WorkerConfig)
     client: ClientConfig = field(default_factory=ClientConfig)
+    keystore: KeystoreConfig = field(default_factory=KeystoreConfig)
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The settings of a config file, as ``{"section.key": value}``.
+
+    Raises:
+        ConfigError: No such file, not TOML, or a section that is not a table.
+    """
+    import tomllib
+
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"no config at {path}", hint=f"node init --home {path.parent}") from None
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{path}: {error}") from error
+    settings: dict[str, Any] = {}
+    for section, table in document.items():
+        if not isinstance(table, dict):
+            raise ConfigError(f"{path}: {section} stands outside a section")
+        settings |= {f"{section}.{key}": value for key, value in table.items()}
+    return settings
+
+
+def read_environ(environ: Mapping[str, str]) -> dict[str, str]:
+    """The settings among the environment's variables: ``GPUNODE_CHAIN_RPC_URL`` and the like."""
+    settings: dict[str, str] = {}
+    for name, text in environ.items():
+        if name.startswith(ENV_PREFIX) and name not in ENV_RESERVED:
+            section, _, key = name.removeprefix(ENV_PREFIX).lower().partition("_")
+            settings[f"{section}.{key}"] = text
+    return settings
+
+
+def load(
+    home: Path, *, flags: Mapping[str, Any] | None = None, environ: Mapping[str, str] | None = None
+) -> Config:
+    """The config of a home: flag over environment over file over default.
+
+    Args:
+        home: The home directory; its `config.toml` is read.
+        flags: Settings by ``section.key``; text is parsed as an environment variable would be.
+        environ: The process's environment; None for nothing from there.
+
+    Raises:
+        ConfigError: A file, name or value that can't be used; says which and where it came from.
+    """
+    file = home / FILE_NAME
+    merged: dict[str, tuple[Any, str]] = {}
+    for source, settings in (
+        (str(file), read_file(file)),
+        ("environment", read_environ(environ or {})),
+        ("command line", flags or {}),
+    ):
+        merged |= {name: (value, source) for name, value in settings.items()}
+    return build(home, merged)
+
+
+def build(home: Path, settings: Mapping[str, tuple[Any, str]]) -> Config:
+    """A checked config from ``{"section.key": (value, where it came from)}``.
+
+    Raises:
+        ConfigError: An unknown name, or a value of the wrong type or out of range.
+    """
+    from difflib import get_close_matches
+
+    kinds = setting_kinds()
+    sections: dict[str, dict[str, Any]] = {}
+    for name, (value, source) in settings.items():
+        if name not in kinds:
+            close = get_close_matches(name, kinds, n=1, cutoff=0.5)
+            raise ConfigError(
+                f"{source}: there is no setting {name}",
+                hint=f"did you mean {close[0]}?" if close else "the README lists the settings",
+            )
+        section, _, key = name.partition(".")
+        try:
+            parsed = _parse(kinds[name], value)
+            _check(name, parsed)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"{source}: {name} {error}") from error
+        sections.setdefault(section, {})[key] = parsed
+    hints = get_type_hints(Config)
+    return Config(home=home, **{name: hints[name](**table) for name, table in sections.items()})
+
+
+def setting_kinds() -> dict[str, Any]:
+    """The type of each setting, by ``section.key``."""
+    return {
+        f"{section}.{key}": kind
+        for section, cls in get_type_hints(Config).items()
+        if is_dataclass(cls)
+        for key, kind in get_type_hints(cls).items()
+    }
+
+
+def _parse(kind: Any, value: Any) -> Any:
+    """A setting's value from TOML, or from text (environment, command line)."""
+    if get_origin(kind) is tuple:
+        items = value.split(",") if isinstance(value, str) else value
+        if not isinstance(items, list | tuple):
+            raise TypeError("must be a list")
+        return tuple(_parse(get_args(kind)[0], item) for item in items if item != "")
+    if kind is SplitConfig:
+        return _parse_split(value)
+    if isinstance(value, str) and kind is not str:
+        return _parse_text(kind, value.strip())
+    if kind is float and type(value) is int:
+        return float(value)
+    if type(value) is not kind:
+        raise TypeError(f"must be {_KIND_NAMES[kind]}, not {value!r}")
+    return value
+
+
+_KIND_NAMES = {str: "text", int: "a whole number", float: "a number", bool: "true or false"}
+_FLAGS = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+
+
+def _parse_text(kind: Any, text: str) -> Any:
+    try:
+        return _FLAGS[text.lower()] if kind is bool else kind(text)
+    except (KeyError, ValueError):
+        raise ValueError(f"must be {_KIND_NAMES[kind]}, not {text!r}") from None
+
+
+def _parse_split(value: Any) -> SplitConfig:
+    if isinstance(value, str):
+        payee, _, bps = value.partition(":")
+        value = {"payee": payee, "bps": _parse_text(int, bps)}
+    if not isinstance(value, dict) or value.keys() != {"payee", "bps"}:
+        raise TypeError("must be a list of {payee, bps}")
+    split = SplitConfig(payee=_parse(str, value["payee"]), bps=_parse(int, value["bps"]))
+    if not _ADDRESS.fullmatch(split.payee) or not 1 <= split.bps <= 10_000:
+        raise ValueError(f"has a payee that is no address, or no basis points: {split}")
+    return split
+
+
+_ADDRESS = re.compile("0x[0-9a-fA-F]{40}")
+_ADDRESSES = {"chain.escrow", "chain.token", "worker.payee", "worker.block"}
+_MULTIADDRS = {"network.listen", "network.advertise", "network.bootstrap"}
+_POSITIVE = {
+    "network.sessions_max", "chain.chain_id", "chain.fee_max_gwei", "engine.slots",
+    "engine.threads", "worker.quantum_micro", "worker.jobs_per_client_max",
+    "worker.reservation_s", "worker.payment_s", "client.bid_window_s", "client.discover_s",
+    "client.workers_max", "client.job_cap_micro", "client.silence_s",
+}  # fmt: skip
+_CHOICES = {"engine.kind": ("onnx",)}
+_NUMBER_MAX = 2**53
+"""Larger integers lose digits in JSON readers; a price of the protocol is no larger either."""
+
+
+def _check(name: str, value: Any) -> None:
+    """Ranges and forms.
+
+    Raises:
+        ValueError: With the end of a sentence that begins with the setting's name.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        floor = 1 if name in _POSITIVE and isinstance(value, int) else 0
+        if not floor <= value <= _NUMBER_MAX or (name in _POSITIVE and value == 0):
+            raise ValueError(f"is out of range: {value}")
+    if name in _CHOICES and value not in _CHOICES[name]:
+        raise ValueError(f"must be one of {', '.join(_CHOICES[name])}, not {value!r}")
+    if name == "chain.rpc_url" and not value.startswith(("http://", "https://")):
+        raise ValueError(f"must be an http or https address, not {value!r}")
+    for text in value if isinstance(value, tuple) else (value,):
+        if name in _ADDRESSES and text and not _ADDRESS.fullmatch(text):
+            raise ValueError(f"must be 0x and 40 hex digits, not {text!r}")
+        if name in _MULTIADDRS and not text.startswith("/"):
+            raise ValueError(f"must be a multiaddr such as /ip4/127.0.0.1/tcp/4321, not {text!r}")

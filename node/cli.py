@@ -1,1 +1,0 @@
-"""Parse the command line and call `app`; no logic."""
