@@ -10,7 +10,7 @@ import sys
 
 from node.cli.verbs import VERBS
 
-TYPE_CHECKING = False
+TYPE_CHECKING = False  # what typing.TYPE_CHECKING means, without its import
 if TYPE_CHECKING:
     from typing import NoReturn
 
@@ -48,7 +48,7 @@ def _is_ours(arguments: list[str]) -> bool:
 
 def _hand_over(arguments: list[str]) -> "NoReturn":
     depth = os.environ.get(HANDOVER_DEPTH, "0")
-    hops = int(depth) + 1 if depth.isdigit() else 1
+    hops = int(depth) + 1 if depth.isdecimal() else 1
     real = find_nodejs()
     if real is None:
         _give_up(
