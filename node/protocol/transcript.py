@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Final
 
 from node.errors import DecodeError
-from node.protocol import codec, limits, signing
+from node.protocol import codec, limits, receipts_tree, signing
 from node.protocol.fields import (
     U64,
     ZERO_HASH,
@@ -40,7 +40,7 @@ DISCLOSURE_HEADER: Final = b"GPU-MARKET DISCLOSURE 1\n"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AuctionSummary:
-    """How a worker was chosen: the signed terms that were compared, and the client's own account."""
+    """How a worker was chosen: the signed terms compared, and the client's own account of it."""
 
     mode: Annotated[str, Text(32)]
     """``direct`` or ``ask``."""
@@ -63,7 +63,12 @@ class Payment:
     """The receipt's place among the leaves of the tree; 0 where there is no receipt."""
     size: U64
     """Leaves of the tree whose root the voucher carries; 0 where there is no receipt."""
-    path: Annotated[tuple[Hash, ...], Many(64)]
+    path: Annotated[tuple[Hash, ...], Many(receipts_tree.DEPTH_MAX)]
+
+    @property
+    def proof(self) -> receipts_tree.InclusionProof:
+        """That the receipt is in the tree whose root the voucher carries."""
+        return receipts_tree.InclusionProof(index=self.index, size=self.size, path=self.path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +124,7 @@ class Disclosure:
     ]
     """Per segment, the request body whose hash its award carries: salt, prompt, sampling."""
     output: Annotated[bytes, Blob(limits.OUTPUT_BYTES_MAX)]
-    """The accepted output of all segments: ids as big-endian u32 (tier ids), or UTF-8 (tier text)."""
+    """The accepted output of all segments: ids as big-endian u32 (tier ids), UTF-8 (tier text)."""
     text: Annotated[bytes, Blob(limits.OUTPUT_BYTES_MAX)]
     """The answer as it was shown, UTF-8.  In tier ids it is what the client's tokenizer made."""
 
