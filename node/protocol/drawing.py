@@ -1,0 +1,208 @@
+"""Shared-seed sampling: which token follows, given the logits and what the client fixed.
+
+Anyone with the weights can repeat it (protocol.md, "Sampling"; vectors in
+tests/vectors/sampling.json).  All arithmetic is IEEE 754 binary64.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from node.protocol.sampling import Sampling
+
+Floats = NDArray[np.float64]
+Logits = NDArray[np.float32] | NDArray[np.float16]
+
+PERSON: Final = b"gpunode-sampling"
+"""BLAKE2b's personalisation: exactly 16 bytes."""
+NUCLEUS_FIRST: Final = 256
+"""How many of the best tokens top-p sorts before it looks further; no part of the result."""
+
+_GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
+_MIX_1: Final = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2: Final = np.uint64(0x94D049BB133111EB)
+
+
+class History:
+    """Which tokens a job has had, for the penalties.  Grows by `push`."""
+
+    def __init__(self, prompt: Iterable[int] = (), output: Iterable[int] = ()) -> None:
+        self._output = Counter(output)
+        self._seen = dict.fromkeys(prompt) | dict.fromkeys(self._output)
+
+    def push(self, token: int) -> None:
+        """Count one more output token."""
+        self._output[token] += 1
+        self._seen[token] = None
+
+    def penalise(self, scores: Floats, sampling: Sampling) -> None:
+        """Apply the three penalties to `scores`, in place; ids beyond its end are ignored."""
+        if sampling.repetition != 1.0:
+            ids = self._within(self._seen, scores)
+            old, by = scores[ids], sampling.repetition
+            scores[ids] = np.where(old > 0, old / by, old * by)
+        if sampling.presence or sampling.frequency:
+            ids = self._within(self._output, scores)
+            counts = np.array([self._output[token] for token in ids.tolist()], dtype=np.float64)
+            scores[ids] -= sampling.presence + sampling.frequency * counts
+
+    @staticmethod
+    def _within(tokens: Iterable[int], scores: Floats) -> NDArray[np.int64]:
+        return np.array([token for token in tokens if token < len(scores)], dtype=np.int64)
+
+
+def gumbel(tokens: NDArray[Any], *, sampling: Sampling, position: int) -> Floats:
+    """The noise of each token id at an output position: a keyed hash, as standard Gumbel values."""
+    message = sampling.seed.to_bytes(8, "big") + sampling.choice.to_bytes(4, "big")
+    digest = hashlib.blake2b(
+        message + position.to_bytes(4, "big"), digest_size=16, person=PERSON
+    ).digest()
+    first, second = (np.uint64(int.from_bytes(digest[at : at + 8], "big")) for at in (0, 8))
+    mixed = _finalise(_finalise(tokens.astype(np.uint64) * _GOLDEN + first) ^ second)
+    # 52 bits and a half: never 0 and never 1, both exact in binary64.
+    uniform: Floats = ((mixed >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52
+    noise: Floats = -np.log(-np.log(uniform))
+    return noise
+
+
+def _finalise(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The output function of splitmix64 (Steele, Lea, Flood 2014), modulo 2^64."""
+    x = (x ^ (x >> np.uint64(30))) * _MIX_1
+    x = (x ^ (x >> np.uint64(27))) * _MIX_2
+    return x ^ (x >> np.uint64(31))
+
+
+def choose(
+    logits: Logits, *, sampling: Sampling, position: int, history: History | None = None
+) -> int:
+    """The token at an output position.
+
+    Args:
+        logits: One row, [vocabulary].
+        sampling: What the client fixed.
+        position: Output tokens of the whole job before this one.
+        history: Prompt and output so far; needed only if `sampling.penalises`.
+    """
+    scores = _penalised(logits, sampling, history)
+    if sampling.temperature == 0.0:
+        return int(scores.argmax())
+    scores /= sampling.temperature
+    kept = _kept(scores, sampling, slack=0.0)
+    noisy = scores[kept] + gumbel(kept, sampling=sampling, position=position)
+    return int(kept[noisy.argmax()])
+
+
+def margin(
+    logits: Logits,
+    chosen: int,
+    *,
+    sampling: Sampling,
+    position: int,
+    history: History | None = None,
+    slack: float = 0.0,
+) -> float:
+    """How far the score of a chosen token is below the best: 0 if it is the one, else more.
+
+    Args:
+        logits: One row, [vocabulary], computed by whoever checks.
+        chosen: The token that a worker delivered.
+        sampling: What the client fixed.
+        position: Output tokens of the whole job before this one.
+        history: Prompt and output before the token; needed only if `sampling.penalises`.
+        slack: How far top-k's threshold (in scaled logits) and top-p's (in probability) may be
+            missed, since honest logits differ a little between machines.
+
+    Returns:
+        The margin in units of logit over temperature (of logit, where the temperature is 0);
+        infinite if the token was excluded by top-k or top-p, or is not in the vocabulary.
+    """
+    if not 0 <= chosen < len(logits):
+        return float("inf")
+    scores = _penalised(logits, sampling, history)
+    if sampling.temperature == 0.0:
+        return float(scores.max() - scores[chosen])
+    scores /= sampling.temperature
+    if chosen not in _kept(scores, sampling, slack=slack):
+        return float("inf")
+    sure = _kept(scores, sampling, slack=-slack)
+    noisy = scores[sure] + gumbel(sure, sampling=sampling, position=position)
+    own = scores[chosen] + gumbel(np.array([chosen]), sampling=sampling, position=position)[0]
+    return max(0.0, float(noisy.max() - own))
+
+
+def log_softmax(logits: Logits) -> Floats:
+    """Log-probabilities of the model itself: before penalties, temperature and filters."""
+    scores = _finite(logits)
+    scores -= scores.max()
+    scores -= np.log(np.exp(scores).sum())
+    return scores
+
+
+def best(logprobs: Floats, count: int) -> tuple[tuple[int, float], ...]:
+    """The `count` likeliest tokens with their log-probabilities, best first, then by id."""
+    ids = _best_first(logprobs, min(count, len(logprobs)))
+    return tuple((int(token), float(logprobs[token])) for token in ids)
+
+
+def _finite(logits: Logits) -> Floats:
+    """Float32 to binary64; NaN counts as the least, so that one bad value can't poison a row."""
+    rows = logits.astype(np.float32).astype(np.float64)
+    top = float(np.finfo(np.float32).max)
+    return np.nan_to_num(rows, copy=False, nan=-top, posinf=top, neginf=-top)
+
+
+def _penalised(logits: Logits, sampling: Sampling, history: History | None) -> Floats:
+    scores = _finite(logits)
+    if sampling.penalises:
+        if history is None:
+            raise ValueError("penalties need the history")
+        history.penalise(scores, sampling)
+    return scores
+
+
+def _best_first(scores: Floats, count: int) -> NDArray[np.int64]:
+    """Ids of the `count` best scores, best first, ties by lower id."""
+    if count <= 0:
+        return np.empty(0, dtype=np.int64)
+    if count < len(scores):
+        threshold = np.partition(scores, len(scores) - count)[len(scores) - count]
+        ids = np.flatnonzero(scores >= threshold)
+    else:
+        ids = np.arange(len(scores))
+    return ids[np.argsort(-scores[ids], kind="stable")][:count]
+
+
+def _kept(scores: Floats, sampling: Sampling, *, slack: float) -> NDArray[np.int64]:
+    """Ids that top-k and then top-p leave, with thresholds moved by `slack` towards more."""
+    ids = np.arange(len(scores))
+    if 0 < sampling.top_k < len(scores):
+        ids = _top_k(scores, sampling.top_k, slack)
+    return ids if sampling.top_p >= 1.0 else _top_p(scores, ids, sampling.top_p + slack)
+
+
+def _top_k(scores: Floats, count: int, slack: float) -> NDArray[np.int64]:
+    best_ids = _best_first(scores, count)
+    threshold = scores[best_ids[-1]]
+    if slack == 0.0:
+        return np.sort(best_ids)
+    if slack > 0.0:
+        return np.flatnonzero(scores >= threshold - slack)
+    surely = np.flatnonzero(scores > threshold - slack)
+    return surely if len(surely) else best_ids[:1]
+
+
+def _top_p(scores: Floats, ids: NDArray[np.int64], mass: float) -> NDArray[np.int64]:
+    among = scores[ids]
+    weights = np.exp(among - among.max())
+    wanted = mass * float(weights.sum())
+    count = NUCLEUS_FIRST
+    while True:
+        order = _best_first(among, min(count, len(among)))
+        before = np.concatenate(([0.0], np.cumsum(weights[order])[:-1]))
+        if count >= len(among) or before[-1] >= wanted:
+            return np.sort(ids[order[(before < wanted) | (np.arange(len(order)) == 0)]])
+        count *= 8

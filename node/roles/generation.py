@@ -1,0 +1,130 @@
+"""The port to whatever computes tokens.
+
+Engines own nothing of the market: they get ids and give ids.  Positions are the job's, so a
+request with a prefix goes on exactly where another engine stopped.
+"""
+
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import trio
+
+from node.protocol.manifest import Manifest
+from node.protocol.sampling import Sampling
+
+FinishReason = Literal["stop", "length"]
+"""`stop`: an end token or a stop string.  `length`: max_tokens, or the context is full."""
+
+Alternatives = tuple[tuple[int, float], ...]
+"""Token ids with their log-probabilities, best first."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """One job's work for an engine."""
+
+    model: bytes
+    """Model id: 32 bytes."""
+    prompt_ids: tuple[int, ...]
+    prefix_ids: tuple[int, ...] = ()
+    """Output that earlier segments of the job produced; the first new token follows it."""
+    max_tokens: int
+    """Most new tokens, the prefix not counted."""
+    sampling: Sampling = field(default_factory=Sampling)
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenStep:
+    """What was produced since the last step: one token or several; the last step may have none."""
+
+    ids: tuple[int, ...]
+    """In order; an end token that ended the job is among them, and counts."""
+    logprobs: tuple[float, ...] = ()
+    """Natural log-probability of each id under the model itself; empty unless asked for."""
+    top_logprobs: tuple[Alternatives, ...] = ()
+    """Per id, the likeliest tokens; empty unless asked for."""
+    finish: FinishReason | None = None
+    """Set in the last step only."""
+    stop: str | None = None
+    """The stop string that ended the job, if one did."""
+    tokens_cached: int = 0
+    """Prompt tokens that were not computed again: the same in every step of a job."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineRates:
+    """What this engine measured of itself at start; a claim, as far as others are concerned."""
+
+    prefill_tps: float
+    """Prompt tokens per second of one job alone."""
+    decode_tps: float
+    """Output tokens per second of one job alone."""
+    decode_batch_tps: float
+    """Output tokens per second over all slots together."""
+    first_token_ms: float
+    """From a short prompt's request to its first token, idle."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineModel:
+    """A model that the engine has loaded."""
+
+    manifest: Manifest
+    context: int
+    """Most tokens of prompt and output together."""
+    slots: int
+    """Jobs that are computed at once; more wait in the queue."""
+    rates: EngineRates
+    exact: bool
+    """Whether it samples by the shared seed, so that another engine can go on or check."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineLoad:
+    """How busy the engine is now."""
+
+    active: int
+    """Jobs that hold a slot."""
+    slots: int
+    queued: int
+    """Jobs that wait for one."""
+    queue_max: int
+
+
+class Engine(Protocol):
+    """Something that turns prompts into tokens."""
+
+    def models(self) -> tuple[EngineModel, ...]:
+        """What is loaded; empty before `run` has started."""
+        ...
+
+    def load(self) -> EngineLoad:
+        """How busy it is; answers at once."""
+        ...
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Load the models, then serve until cancelled.  Started once models can be used.
+
+        Raises:
+            ConfigError: A model can't be loaded.
+        """
+        ...
+
+    def generate(
+        self, request: GenerationRequest
+    ) -> AbstractAsyncContextManager[AsyncIterator[TokenStep]]:
+        """A job.  Leaving the context ends it within one step and frees its slot.
+
+        A reader that takes no steps makes the engine pause this job, and no other.  The iterator
+        ends after the step that has `finish`.
+
+        Raises:
+            PeerError: On entering: a prompt that is empty, too long or not in the vocabulary, or a
+                model that is not loaded.
+            Unavailable: On entering: the queue is full.  While iterating: the engine failed.
+        """
+        ...
