@@ -1,0 +1,244 @@
+"""A payee's book: its state, what happens to it and what follows; `payee_ledger` has the rules."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from node.protocol.fields import Address, Hash, JobId
+from node.protocol.frames import Refused, Rise
+from node.protocol.receipts_tree import EMPTY, Frontier
+from node.protocol.tabs import Tab
+
+SEGMENTS_MAX = 8_192
+"""Kept in memory; the store knows the rest."""
+VIEW_FRESH_S = 30.0
+"""A view of the chain older than this counts locks only (design.md, "Chain")."""
+DEBT_GRACE_S = 10.0
+"""A segment that ended this recently may have its last voucher under way."""
+SegmentKey = tuple[Address, JobId, int]
+"""Client, job and attempt: served once."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayeeRules:
+    """What the operator allows; amounts in micro."""
+
+    credit_micro: int
+    credit_new_micro: int
+    debt_max_micro: int
+    """Earned, never vouchered: most that a payer may leave behind before it is refused."""
+    exit_margin_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayeeTab:
+    """One tab as its payee has it."""
+
+    id: Hash
+    tab: Tab
+    client: Address
+    """The session key that last brought a voucher of it."""
+    cumulative_micro: int = 0
+    """Of the last voucher whose rises are known."""
+    tree: Frontier = EMPTY
+    best_micro: int = 0
+    """Of the highest voucher seen; that one is redeemed."""
+    redeemed_micro: int = 0
+
+    @property
+    def owed_micro(self) -> int:
+        """Vouchered and not redeemed."""
+        return max(0, self.best_micro - self.redeemed_micro)
+
+    @property
+    def behind(self) -> bool:
+        """A higher voucher is known than the ones that were accounted for."""
+        return self.best_micro > self.cumulative_micro
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """A segment as far as its payment goes."""
+
+    award: Hash
+    client: Address
+    job: JobId
+    attempt: int
+    payer: Address
+    tab: Hash
+    cap_micro: int
+    need_micro: int
+    """Most that it may come to: its cap, or its cost with every token used if that is less."""
+    paid_micro: int = 0
+    earned_micro: int = 0
+    """Known once it ended."""
+    ended_s: float | None = None
+    """Monotonic time of its end; None while it runs."""
+    receipt: Hash | None = None
+    """Digest of the receipt that this worker signed."""
+    receipt_taken: bool = False
+    """A voucher commits to `receipt`."""
+
+    @property
+    def key(self) -> SegmentKey:
+        """How vouchers name it."""
+        return self.client, self.job, self.attempt
+
+    @property
+    def claim_micro(self) -> int:
+        """What may still be vouchered for it while it runs."""
+        return max(0, self.need_micro - self.paid_micro) if self.ended_s is None else 0
+
+    @property
+    def debt_micro(self) -> int:
+        """Earned and not vouchered, once it ended."""
+        return max(0, self.earned_micro - self.paid_micro) if self.ended_s is not None else 0
+
+    @property
+    def settled(self) -> bool:
+        """Nothing more is expected for it."""
+        over = self.ended_s is not None and not self.debt_micro
+        return over and (self.receipt is None or self.receipt_taken)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayerSeen:
+    """A payer in the escrow, as one read of the chain gave it."""
+
+    seen_s: float
+    """Monotonic time at which the read began."""
+    free_micro: int
+    exit_ready_s: int
+    lock_micro: int
+    lock_expiry_s: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Now:
+    """Both clocks: exits and expiries are judged by the wall's, ages by the monotonic one."""
+
+    unix_s: int
+    monotonic_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PayeeState:
+    """Everything that decides what this payee accepts."""
+
+    rules: PayeeRules
+    tabs: Mapping[Hash, PayeeTab] = field(default_factory=dict)
+    segments: Mapping[Hash, Segment] = field(default_factory=dict)
+    """By award digest."""
+    keys: Mapping[SegmentKey, Hash] = field(default_factory=dict)
+    payers: Mapping[Address, PayerSeen] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Admit:
+    """An award wants to be served."""
+
+    segment: Segment
+    tab: Tab
+    signer_expiry_s: int
+    signer_left_micro: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Withdraw:
+    """An admitted segment is not served after all; nothing of it was delivered."""
+
+    award: Hash
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """A segment will earn no more."""
+
+    award: Hash
+    earned_micro: int
+    receipt: Hash | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VoucherSeen:
+    """A voucher whose signature is the payer's or the client's own, with its reasons."""
+
+    client: Address
+    tab_id: Hash
+    tab: Tab
+    cumulative_micro: int
+    root: Hash
+    rises: tuple[Rise, ...]
+    receipts: tuple[Hash, ...]
+    found: tuple[Segment, ...] = ()
+    """Segments that the state had dropped and the store still knows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldByPayer:
+    """A payer showed, with its signature, the highest voucher that it gave on a tab."""
+
+    client: Address
+    tab_id: Hash
+    cumulative_micro: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainSeen:
+    """The chain was read: first what tabs were paid, then the payer, so that paid is not newer."""
+
+    payer: Address
+    seen: PayerSeen
+    paid: Mapping[Hash, int]
+
+
+Event = Admit | Withdraw | Ended | VoucherSeen | HeldByPayer | ChainSeen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refuse:
+    """The award is not taken on."""
+
+    code: Refused
+    lock_micro: int = 0
+    """With LOCK_REQUIRED: the lock's total that would do."""
+    detail: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveVoucher:
+    """Save the voucher, its tab and the segments that it paid."""
+
+    tab: PayeeTab
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveBest:
+    """Save a voucher that is worth more than any before, although its rises are not known."""
+
+    tab: PayeeTab
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Credit:
+    """The saved voucher pays these segments: they may go on."""
+
+    segments: tuple[Segment, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SaveRedeemed:
+    """Save what the escrow paid."""
+
+    redeemed: Mapping[Hash, int]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskResume:
+    """Vouchers are missing: tell the client which is the last one here."""
+
+    client: Address
+
+
+Effect = Refuse | SaveVoucher | SaveBest | Credit | SaveRedeemed | AskResume
+Step = tuple[PayeeState, tuple[Effect, ...]]
