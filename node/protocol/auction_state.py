@@ -1,0 +1,158 @@
+"""What an auction knows, what may happen to it and what it wants done: data of `auction.step`."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from node.protocol.auction_record import NoBid, Weighed
+from node.protocol.choice import Choice
+from node.protocol.fields import Address
+from node.protocol.offers import Standing
+from node.protocol.scoring import OK_WHOLE, Need, Preferences, Track
+
+
+class Phase(StrEnum):
+    """Where the auction stands."""
+
+    DIRECT = "direct"
+    ASK = "ask"
+    CHOSEN = "chosen"
+    OVER = "over"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """Limits of an auction."""
+
+    bid_window_s: float = 0.4
+    """How long bids are waited for, from the first ask of a round."""
+    discover_s: float = 5.0
+    """After this long without anyone to award to, the auction gives up."""
+    ask_again_s: float = 1.0
+    """Workers that were busy are asked again after this."""
+    refusals_max: int = 3
+    """So many refused awards on offers end the direct way."""
+    refusals_per_worker_max: int = 2
+    awards_max: int = 12
+    asks_max: int = 24
+    """Workers asked in one round."""
+    large_micro: int = 1_000_000
+    large_tokens_in: int = 8_192
+    """From either on a job is large: an ask costs little beside it, and a bid is for its size."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """Everything that decides what happens next."""
+
+    need: Need
+    prefs: Preferences
+    rules: Rules
+    seed: int
+    opened_s: float
+    searching_s: float
+    """Start of the current search: what `discover_s` is counted from."""
+    phase: Phase
+    mode: Phase
+    """The way in which the last choice was, or the next will be, made."""
+    standings: Mapping[Address, Standing] = field(default_factory=dict)
+    """Newest terms per worker."""
+    tracks: Mapping[Address, Track] = field(default_factory=dict)
+    newcomers_permille: int = OK_WHOLE
+    reach: frozenset[Address] = frozenset()
+    """Workers with a live session."""
+    pending: int = 0
+    """Dials and look-ups under way that may bring more workers."""
+    asked: frozenset[Address] = frozenset()
+    """In this round."""
+    answered: frozenset[Address] = frozenset()
+    passing: frozenset[Address] = frozenset()
+    """Answered in this round with a refusal that may pass."""
+    window_ends_s: float | None = None
+    ask_again_s: float | None = None
+    floors: Mapping[Address, int] = field(default_factory=dict)
+    """Terms of a worker with this serial or a lower one are not chosen again."""
+    weighed: Mapping[Address, Weighed] = field(default_factory=dict)
+    """Last weighing of every worker that bid, for the record."""
+    refused: Mapping[Address, int] = field(default_factory=dict)
+    """Awards refused per worker."""
+    banned: frozenset[Address] = frozenset()
+    awards: int = 0
+    asked_ever: frozenset[Address] = frozenset()
+    refusals: tuple[NoBid, ...] = ()
+    chosen: Choice | None = None
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reached:
+    """Who has a session now, and how much of the search is still under way."""
+
+    workers: frozenset[Address]
+    pending: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bound:
+    """An offer or a bid arrived and was verified."""
+
+    standing: Standing
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Declined:
+    """A worker refused the ask."""
+
+    worker: Address
+    code: int
+    detail: str
+    fresh: Standing | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwardRefused:
+    """The chosen worker refused the award."""
+
+    code: int
+    detail: str
+    fresh: Standing | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AwardLost:
+    """The chosen worker left or did not answer the award."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tick:
+    """Time passed; due at `wake_s`."""
+
+
+Event = Reached | Bound | Declined | AwardRefused | AwardLost | Tick
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SendAsk:
+    """Ask these workers, with one ask."""
+
+    workers: tuple[Address, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveAward:
+    """Award to this worker on these terms."""
+
+    choice: Choice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GiveUp:
+    """Nobody to award to; the reason is a sentence for the user."""
+
+    reason: str
+
+
+Effect = SendAsk | GiveAward | GiveUp
+Step = tuple[State, tuple[Effect, ...]]

@@ -1,0 +1,198 @@
+"""Which of several terms to award on, and why: ranking, trust, the draw, the sentence."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from node.protocol.auction_record import BIDS_KEPT_MAX, NoBid, Weighed
+from node.protocol.fields import Address
+from node.protocol.offers import Standing
+from node.protocol.scoring import (
+    Estimate,
+    Need,
+    Preferences,
+    Track,
+    Trust,
+    estimate,
+    newcomer_share,
+    objection,
+    sort_key,
+)
+from node.units import MS_PER_S
+
+NEAR_BEST_PERCENT = 5
+"""Scores this close count as equal: clients that all take the very best would herd."""
+UNTRIED = Track()
+_WORDS = {
+    "score": "best score",
+    "price": "lowest price",
+    "latency": "fastest first token",
+    "throughput": "highest output rate",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """The terms to award on."""
+
+    standing: Standing
+    estimate: Estimate
+    ranking: tuple[Weighed, ...]
+    reason: str
+
+
+def rank(
+    standings: Iterable[Standing],
+    *,
+    need: Need,
+    prefs: Preferences,
+    tracks: Mapping[Address, Track],
+    elapsed_ms: int,
+    out: Collection[Address] = (),
+) -> tuple[Weighed, ...]:
+    """Weigh all terms: those within the limits first, best first.
+
+    Args:
+        standings: Live terms.
+        need: The job.
+        prefs: Limits and order.
+        tracks: What was measured, per worker.
+        elapsed_ms: Of the deadline.
+        out: Workers that are not to be awarded (again) in this auction.
+    """
+    weighed = []
+    for each in standings:
+        worker = each.terms.worker
+        track = tracks.get(worker, UNTRIED)
+        figures = estimate(need, prefs, each.terms, track)
+        fault = objection(need, prefs, each.terms, figures, elapsed_ms=elapsed_ms)
+        if fault is None and worker in out:
+            fault = "refused before, or left"
+        weighed.append(Weighed(standing=each, estimate=figures, jobs=track.jobs, objection=fault))
+    weighed.sort(
+        key=lambda bid: (
+            bid.objection is not None,
+            sort_key(prefs.sort, bid.estimate),
+            bid.estimate.score,
+            bid.worker,
+        )
+    )
+    return tuple(weighed[:BIDS_KEPT_MAX])
+
+
+def choose(
+    ranking: tuple[Weighed, ...],
+    *,
+    prefs: Preferences,
+    tracks: Mapping[Address, Track],
+    newcomers_permille: int,
+    draws: tuple[int, int],
+    refusals: int,
+) -> Choice | None:
+    """The terms to award on, or None if none meet the limits.
+
+    Workers that proved themselves come before those that failed, always; newcomers compete with
+    the proven as often as newcomers lately deserved (`scoring.newcomer_share`).  `--worker` and
+    `--sort` mean strictly that: no trust, and no draw beyond exact equality.
+
+    Args:
+        ranking: From `rank`.
+        prefs: Limits and order.
+        tracks: What was measured, per worker.
+        newcomers_permille: The record of newcomers together.
+        draws: Two random numbers in [0, 1000): whether newcomers compete, and who of equals wins.
+        refusals: Awards refused before in this auction, for the sentence.
+    """
+    within = [bid for bid in ranking if bid.objection is None]
+    strict = prefs.worker is not None or prefs.sort != "score"
+    pool = within if strict else _trusted(within, tracks, newcomers_permille, draws[0])
+    if not pool:
+        return None
+    equals = _equals(pool, prefs)
+    won = equals[draws[1] * len(equals) // 1000]
+    reason = _sentence(won, within=within, pool=pool, equals=equals, prefs=prefs)
+    if refusals:
+        reason += f"; after {_count(refusals, 'refused award')}"
+    return Choice(standing=won.standing, estimate=won.estimate, ranking=ranking, reason=reason)
+
+
+def why_nobody(ranking: tuple[Weighed, ...], *, refusals: tuple[NoBid, ...], asked: int) -> str:
+    """A sentence on why nobody could be awarded to."""
+    parts = []
+    if ranking:
+        nearest = ranking[0]
+        parts.append(f"none of {_count(len(ranking), 'bid')} met the limits ({nearest.objection})")
+    if refusals:
+        codes = Counter(each.code for each in refusals)
+        counted = ", ".join(f"{code} {count}×" for code, count in codes.most_common(4))
+        parts.append(f"refused: {counted}")
+    if not parts:
+        parts.append(f"{_count(asked, 'worker')} asked, none answered")
+    return "; ".join(parts)
+
+
+def _trusted(
+    within: list[Weighed], tracks: Mapping[Address, Track], newcomers_permille: int, draw: int
+) -> list[Weighed]:
+    groups: dict[Trust, list[Weighed]] = {trust: [] for trust in Trust}
+    for bid in within:
+        groups[tracks.get(bid.worker, UNTRIED).trust].append(bid)
+    proven, newcomers = groups[Trust.PROVEN], groups[Trust.NEWCOMER]
+    if proven and draw >= newcomer_share(newcomers_permille):
+        return proven
+    # In the order of the ranking, so that the best stays first.
+    tried = [bid for bid in within if bid in proven or bid in newcomers]
+    return tried or groups[Trust.FAILING]
+
+
+def _equals(pool: list[Weighed], prefs: Preferences) -> list[Weighed]:
+    best = pool[0]
+    if prefs.sort == "score":
+        limit = best.estimate.score * (100 + NEAR_BEST_PERCENT) // 100
+        return [bid for bid in pool if bid.estimate.score <= limit]
+    key = sort_key(prefs.sort, best.estimate)
+    return [
+        bid
+        for bid in pool
+        if sort_key(prefs.sort, bid.estimate) == key and bid.estimate.score == best.estimate.score
+    ]
+
+
+def _sentence(
+    won: Weighed,
+    *,
+    within: list[Weighed],
+    pool: list[Weighed],
+    equals: list[Weighed],
+    prefs: Preferences,
+) -> str:
+    if prefs.worker is not None:
+        return f"the wanted worker; {_figures(won, prefs)}"
+    among = f"{len(within)} within limits"
+    if len(equals) == 1:
+        text = f"{_WORDS[prefs.sort]} of {among}: {_figures(won, prefs)}"
+        others = [bid for bid in pool if bid is not won]
+        if others:
+            text += f"; next best {sort_key(prefs.sort, others[0].estimate)}"
+    elif prefs.sort == "score":
+        text = f"drawn from {len(equals)} of {among} whose scores are within "
+        text += f"{NEAR_BEST_PERCENT} % of the best: {_figures(won, prefs)}"
+    else:
+        text = f"drawn from {len(equals)} of {among} with the {_WORDS[prefs.sort]}: "
+        text += _figures(won, prefs)
+    passed_over = len(within) - len(pool)
+    if passed_over:
+        text += f"; {passed_over} untried or failing not considered"
+    return text
+
+
+def _figures(won: Weighed, prefs: Preferences) -> str:
+    figures = won.estimate
+    return (
+        f"score {figures.score} = {figures.price_micro} micro + "
+        f"{figures.total_ms / MS_PER_S:.2f} s × {prefs.value_of_time_micro_per_s} micro/s"
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"
