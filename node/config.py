@@ -216,7 +216,9 @@ def build(home: Path, settings: Mapping[str, tuple[Any, str]]) -> Config:
             close = get_close_matches(name, kinds, n=1, cutoff=0.5)
             raise ConfigError(
                 f"{source}: there is no setting {name}",
-                hint=f"did you mean {close[0]}?" if close else "the README lists the settings",
+                hint=f"did you mean {close[0]}?"
+                if close
+                else "the config.toml of a new home lists them all",
             )
         section, _, key = name.partition(".")
         try:

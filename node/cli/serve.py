@@ -1,0 +1,23 @@
+"""`node serve`."""
+
+from typing import Any
+
+import click
+
+from node.cli.options import with_config
+
+
+@click.command()
+@with_config(listen="network.listen", bootstrap="network.bootstrap", model_dir="engine.model_dir")
+@click.option("--listen", multiple=True, help="Multiaddr to listen on; repeatable.")
+@click.option("--bootstrap", multiple=True, help="Multiaddr of a peer to start from; repeatable.")
+@click.option("--model-dir", help="Folder of an exported decoder to serve.")
+def serve(config: Any) -> int:
+    """Run a worker: sell what this machine's models generate.
+
+    SIGTERM or SIGINT drains it: no new jobs, the running ones end, and a second signal stops at
+    once.
+    """
+    from node.app import serve as app
+
+    return app.run(config)

@@ -1,0 +1,68 @@
+"""`node submit`."""
+
+import sys
+import time
+from typing import Any
+
+import click
+
+from node.cli.options import JSON, with_config
+
+_STARTED_S = time.monotonic()
+
+
+@click.command()
+@click.argument("prompt", required=False)
+@with_config(bootstrap="network.bootstrap")
+@click.option("--model", default="", help="Name or 0x-hash of the model; default: any.")
+@click.option("--system", default="", help="System message before the prompt.")
+@click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True)
+@click.option("--temperature", type=click.FloatRange(0, 10), default=0.0, show_default=True)
+@click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
+@click.option("--top-k", type=click.IntRange(0), default=0, help="0 keeps all.")
+@click.option("--frequency-penalty", type=click.FloatRange(-2, 2), default=0.0)
+@click.option("--presence-penalty", type=click.FloatRange(-2, 2), default=0.0)
+@click.option("--seed", type=click.IntRange(0, 2**64 - 1), help="Same seed, same answer.")
+@click.option("--stop", "stops", multiple=True, help="End before this text; repeatable.")
+@click.option("--ignore-eos", is_flag=True, help="Go on to --max-tokens.")
+@click.option(
+    "--max-price", "price_micro_max", type=click.IntRange(0), metavar="MICRO",
+    help="Most that the job may cost, in millionths of a coin.",
+)  # fmt: skip
+@click.option(
+    "--deadline", "deadline_s", type=click.FloatRange(0, min_open=True), metavar="SECONDS",
+    help="Pass over offers predicted to take longer.",
+)  # fmt: skip
+@click.option(
+    "--sort", type=click.Choice(["score", "price", "latency", "throughput"]), default="score",
+    show_default=True, help="What the best offer is.",
+)  # fmt: skip
+@click.option("--worker", default="", help="PeerID or address of the one worker to use.")
+@click.option("--region", default="", help="Only workers that say they are there.")
+@click.option("--bootstrap", multiple=True, help="Multiaddr of a peer to start from; repeatable.")
+@click.option(
+    "--timeout", "timeout_s", type=click.FloatRange(0, min_open=True), default=300.0,
+    show_default=True, metavar="SECONDS", help="Cut the job off after this.",
+)  # fmt: skip
+@JSON
+def submit(
+    config: Any, *, prompt: str | None, as_json: bool, stops: tuple[str, ...], **options: Any
+) -> int:
+    """Buy one answer to PROMPT, or to stdin if PROMPT is - or not given.
+
+    Tokens go to stdout as they arrive, all else to stderr.  With --json, one object on stdout at
+    the end.
+    """
+    from node.app import submit as app
+    from node.app.submit_request import SubmitRequest
+
+    request = SubmitRequest(prompt=_read(prompt), stops=stops, started_s=_STARTED_S, **options)
+    return app.run(config, request, json=as_json)
+
+
+def _read(prompt: str | None) -> str:
+    if prompt is not None and prompt != "-":
+        return prompt
+    if prompt is None and sys.stdin.isatty():
+        raise click.UsageError("no prompt: give one, or - for stdin")
+    return str(click.get_text_stream("stdin").read())
