@@ -1,0 +1,113 @@
+"""Sessions between real hosts on loopback."""
+
+import os
+
+import pytest
+import trio
+
+from node.adapters.p2p.session import StreamChannel
+from node.errors import PeerError, SessionLost, Unavailable
+from node.protocol.frames import ZERO_HASH, AnnouncementsWanted
+from tests.adapters.p2p.peers import chunk, first_session, pair, read_to_end, transport, wanted
+
+
+async def test_hello_and_frames_both_ways() -> None:
+    async with pair(agent="other") as p:
+        assert p.near.peer == p.right.address
+        assert p.far.peer == p.left.address
+        assert p.near.hello.agent == "other"
+        assert p.left.sessions() == {p.right.address: p.near}
+        for sender, receiver in ((p.near, p.far), (p.far, p.near)):
+            await sender.send(AnnouncementsWanted(model=ZERO_HASH, count_max=3))
+            inbound = await receiver.receive()
+            assert inbound.frame == AnnouncementsWanted(model=ZERO_HASH, count_max=3)
+            assert inbound.channel is None
+            assert inbound.arrived_s <= trio.current_time()
+
+
+async def test_an_opener_brings_its_channel() -> None:
+    async with pair() as p:
+        job = os.urandom(16)
+        mine = p.near.open_channel(job)
+        await mine.send(wanted(job))
+        inbound = await p.far.receive()
+        assert inbound.frame == wanted(job)
+        theirs = inbound.channel
+        assert isinstance(theirs, StreamChannel)
+        assert theirs.job == job
+        for position in range(3):
+            await theirs.send(chunk(job, position))
+        got = [await mine.receive() for _ in range(3)]
+        assert got == [chunk(job, position) for position in range(3)]
+
+
+async def test_close_sends_what_is_queued_and_says_why() -> None:
+    async with pair() as p:
+        job = os.urandom(16)
+        mine = p.near.open_channel(job)
+        await mine.send(wanted(job))
+        for position in range(100):
+            await mine.send(chunk(job, position))
+        started = trio.current_time()
+        p.near.close("that was all")
+        channel = (await p.far.receive()).channel
+        assert channel is not None
+        got = await read_to_end(channel)
+        assert got == [chunk(job, position) for position in range(100)]
+        with pytest.raises(SessionLost, match="that was all"):
+            await p.far.receive()
+        with pytest.raises(SessionLost, match="that was all"):
+            await mine.send(chunk(job, 0))
+        await p.near.wait_gone()
+        assert trio.current_time() - started < 1.0
+        assert not p.left.sessions()
+
+
+@pytest.mark.parametrize(
+    ("changed", "named"),
+    [
+        ({"chain_id": 1}, "chain 1, this node on 31337"),
+        ({"escrow": b"\x01" * 20}, "escrow 0x0101"),
+        ({"version_min": 2, "version_max": 3}, "versions 2-3, this node 1-1"),
+    ],
+)
+async def test_what_differs_is_named(changed: dict[str, object], named: str) -> None:
+    with pytest.raises(PeerError, match=named):
+        async with pair(**changed):
+            pass
+
+
+async def test_concurrent_connects_share_a_dial() -> None:
+    async with transport() as a, transport() as b:
+        sessions = []
+
+        async def connect() -> None:
+            sessions.append(await a.connect(b.addrs))
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(5):
+                nursery.start_soon(connect)
+        assert len(set(map(id, sessions))) == 1
+        await first_session(b)
+        with trio.move_on_after(0.1) as scope:
+            await first_session(b)
+        assert scope.cancelled_caught
+
+
+async def test_nobody_there() -> None:
+    async with transport() as a:
+        async with transport() as b:
+            gone = b.addrs
+        started = trio.current_time()
+        with pytest.raises(Unavailable, match="can't be reached"):
+            await a.connect(gone)
+        assert trio.current_time() - started < 1
+
+
+async def test_bad_addresses() -> None:
+    async with transport() as a:
+        for addrs in (["/ip4/127.0.0.1/tcp/1"], ["x"], [], ["/ip4/127.0.0.1/udp/1/quic-v1"]):
+            with pytest.raises(PeerError):
+                await a.connect(addrs)
+        with pytest.raises(PeerError, match="itself"):
+            await a.connect(a.addrs)
