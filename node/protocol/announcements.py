@@ -171,20 +171,23 @@ class AnnouncementBook:
         return tuple(entry.signed for _, _, entry in ordered[:count_max])
 
     def reply(
-        self, model: Hash, *, count_max: int, seed: int, now_ms: int
+        self, model: Hash, *, count_max: int, seed: int, now_ms: int, besides: Address
     ) -> tuple[Signed[Announcement], ...]:
-        """What an exchange answers: as `select`, and never more than a frame holds."""
+        """What an exchange answers: as `select`, without `besides`, no more than a frame holds."""
         count_max = min(count_max, limits.ANNOUNCEMENTS_PER_EXCHANGE)
         chosen: list[Signed[Announcement]] = []
         room = REPLY_BYTES_MAX
         for signed in self.select(
-            model, count_max=count_max, seed=seed, now_ms=now_ms, proven_first=True
+            model, count_max=count_max + 1, seed=seed, now_ms=now_ms, proven_first=True
         ):
-            room -= self._entries[signed.statement.worker].size
+            worker = signed.statement.worker
+            if worker == besides:
+                continue
+            room -= self._entries[worker].size
             if room < 0:
                 break
             chosen.append(signed)
-        return tuple(chosen)
+        return tuple(chosen[:count_max])
 
     def sweep(self, *, now_ms: int) -> None:
         """Forget what has expired."""
@@ -249,7 +252,7 @@ class AnnouncementBook:
         return all(self._networks[network] < self._per_network_max for network in full)
 
     def _evict(self, *, crowd_min: int) -> bool:
-        """Make room in a network with more than `crowd_min` workers: its oldest unproven one goes."""
+        """The oldest unproven worker of the most crowded network goes, if that has more."""
         crowded, count = max(self._networks.items(), key=lambda item: item[1])
         if count <= crowd_min:
             return False
