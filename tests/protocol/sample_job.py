@@ -125,6 +125,19 @@ class Piece:
             payment=self._payment(domain),
         )
 
+    def change(self, **parts: Any) -> None:
+        """Replace parts; what names the award or pays the receipt follows, unless it is given."""
+        for name, value in parts.items():
+            setattr(self, name, value)
+        if "terms" in parts and "award" not in parts:
+            self.award = replace(self.award, terms=digest(self.terms, DOMAIN))
+        for name in ("acceptance", "progress", "receipt", "cutoff"):
+            statement = getattr(self, name)
+            if statement is not None and name not in parts:
+                setattr(self, name, replace(statement, award=digest(self.award, DOMAIN)))
+        if self.receipt is not None and not {"voucher", "proof", "paid_micro"} & set(parts):
+            pay_with_receipt(self)
+
     def _payment(self, domain: Domain) -> Payment | None:
         if self.voucher is None:
             return None
@@ -172,9 +185,9 @@ def cost(terms: Terms, award: Award, *, cached: int, out: int) -> int:
     )
 
 
-def voucher_of(terms: Terms, *, cumulative: int, root: bytes) -> Voucher:
+def voucher_of(terms: Terms, award: Award, *, cumulative: int, root: bytes) -> Voucher:
     return Voucher(
-        payer=PAYER,
+        payer=award.payer,
         payee=terms.payee,
         model=terms.model,
         splits=tabs.splits_hash(terms.splits),
@@ -212,7 +225,7 @@ def lost_piece() -> Piece:
         reason=CutoffReason.LOST,
     )
     piece.paid_micro = cost(terms, award, cached=0, out=CUT_AT)
-    piece.voucher = voucher_of(terms, cumulative=5_000, root=keccak256(b"older receipts"))
+    piece.voucher = voucher_of(terms, award, cumulative=5_000, root=keccak256(b"older receipts"))
     return piece
 
 
@@ -265,7 +278,7 @@ def pay_with_receipt(piece: Piece) -> None:
     root = receipts_tree.root(receipts_tree.append(receipts_tree.EMPTY, leaves))
     piece.paid_micro = piece.receipt.amount
     piece.proof = receipts_tree.prove(leaves, 2)
-    piece.voucher = voucher_of(piece.terms, cumulative=70_000, root=root)
+    piece.voucher = voucher_of(piece.terms, piece.award, cumulative=70_000, root=root)
 
 
 @dataclass
