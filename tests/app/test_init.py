@@ -63,7 +63,7 @@ def test_second_time_changes_nothing(tmp_path: Path) -> None:
 
 
 def test_wrong_setting_makes_nothing(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="worker.price_inn"):
+    with pytest.raises(ConfigError, match=r"worker\.price_inn"):
         create(request(tmp_path / "home", settings={"worker.price_inn": 5}))
     assert not (tmp_path / "home").exists()
 
