@@ -16,6 +16,7 @@ from node.protocol import receipts_tree
 from node.protocol.fields import Address, Hash
 from node.protocol.frames import Refused
 from node.protocol.payee_state import (
+    ADVANCES_MAX,
     DEBT_GRACE_S,
     SEGMENTS_MAX,
     VIEW_FRESH_S,
@@ -36,6 +37,7 @@ from node.protocol.payee_state import (
     SaveRedeemed,
     SaveVoucher,
     Segment,
+    SegmentKey,
     Step,
     VoucherSeen,
     Withdraw,
@@ -118,7 +120,10 @@ def _admit(state: PayeeState, event: Admit, now: Now) -> Step:
         state = _without(state, over)
     if segment.tab not in tabs:
         tabs[segment.tab] = PayeeTab(id=segment.tab, tab=event.tab, client=segment.client)
-    return _with(replace(state, tabs=tabs), segment), ()
+    advances = dict(state.advances)
+    paid = min(advances.pop(segment.key, 0), segment.cap_micro)
+    segment = replace(segment, paid_micro=paid)
+    return _with(replace(state, tabs=tabs, advances=advances), segment), ()
 
 
 def _refusal(state: PayeeState, event: Admit, now: Now) -> Refuse | None:
@@ -200,7 +205,7 @@ def _ended(state: PayeeState, event: Ended, now: Now) -> Step:
 def _voucher(state: PayeeState, event: VoucherSeen) -> Step:
     tab = state.tabs.get(event.tab_id)
     if tab is None:
-        if not event.found:
+        if not event.ours:
             raise PeerError("a voucher on a tab that nothing was served on")
         tab = PayeeTab(id=event.tab_id, tab=event.tab, client=event.client)
     if event.cumulative_micro <= tab.cumulative_micro:
@@ -210,8 +215,8 @@ def _voucher(state: PayeeState, event: VoucherSeen) -> Step:
         return _gap(state, tab, event)
     if before < tab.cumulative_micro:
         raise PeerError("a voucher's rises do not add up")
-    segments = _raised(state, tab, event)
-    segments = _committed(state, segments, tab, event)
+    raised, advances = _raised(state, tab, event)
+    segments = _committed(state, raised, tab, event)
     after = replace(
         tab,
         client=event.client,
@@ -222,7 +227,12 @@ def _voucher(state: PayeeState, event: VoucherSeen) -> Step:
     if receipts_tree.root(after.tree) != event.root:
         raise PeerError("a voucher's receipts root is another than its receipts give")
     changed = tuple(segments.values())
-    state = _with(replace(state, tabs={**state.tabs, after.id: after}), *changed)
+    state = replace(
+        state,
+        tabs={**state.tabs, after.id: after},
+        advances=_bounded({**state.advances, **advances}),
+    )
+    state = _with(state, *changed)
     return state, (SaveVoucher(tab=after, segments=changed), Credit(segments=changed))
 
 
@@ -236,21 +246,27 @@ def _gap(state: PayeeState, tab: PayeeTab, event: VoucherSeen) -> Step:
     return state, (SaveBest(tab=after), ask)
 
 
-def _raised(state: PayeeState, tab: PayeeTab, event: VoucherSeen) -> dict[Hash, Segment]:
-    """The segments that a voucher names, with their rises added."""
+def _raised(
+    state: PayeeState, tab: PayeeTab, event: VoucherSeen
+) -> tuple[dict[Hash, Segment], dict[SegmentKey, int]]:
+    """The segments that a voucher names, with their rises added, and rises for unknown ones."""
     found = {segment.key: segment for segment in event.found}
     raised: dict[Hash, Segment] = {}
+    advances: dict[SegmentKey, int] = {}
     for rise in event.rises:
         key = (event.client, rise.job, rise.attempt)
         award = state.keys.get(key)
         segment = state.segments[award] if award is not None else found.get(key)
-        if segment is None or segment.tab != tab.id or segment.award in raised:
-            raise PeerError("a rise for no segment of this tab, or two for one")
+        if rise.amount == 0 or key in advances or (segment and segment.award in raised):
+            raise PeerError("a rise of nothing, or two for one segment")
+        if segment is None:
+            advances[key] = state.advances.get(key, 0) + rise.amount
+            continue
         paid = segment.paid_micro + rise.amount
-        if rise.amount == 0 or paid > segment.cap_micro:
-            raise PeerError("a rise of nothing, or beyond the award's cap")
+        if segment.tab != tab.id or paid > segment.cap_micro:
+            raise PeerError("a rise for a segment of another tab, or beyond its cap")
         raised[segment.award] = replace(segment, paid_micro=paid)
-    return raised
+    return raised, advances
 
 
 def _committed(
@@ -300,6 +316,13 @@ def _with(state: PayeeState, *changed: Segment) -> PayeeState:
             segments[segment.award] = segment
             keys[segment.key] = segment.award
     return replace(state, segments=segments, keys=keys)
+
+
+def _bounded(advances: dict[SegmentKey, int]) -> dict[SegmentKey, int]:
+    """The newest of them."""
+    for key in list(advances)[: max(0, len(advances) - ADVANCES_MAX)]:
+        del advances[key]
+    return advances
 
 
 def _without(state: PayeeState, award: Hash) -> PayeeState:

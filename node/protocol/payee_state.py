@@ -14,6 +14,8 @@ VIEW_FRESH_S = 30.0
 """A view of the chain older than this counts locks only (design.md, "Chain")."""
 DEBT_GRACE_S = 10.0
 """A segment that ended this recently may have its last voucher under way."""
+ADVANCES_MAX = 4_096
+"""Rises kept for segments that are not known (yet)."""
 SegmentKey = tuple[Address, JobId, int]
 """Client, job and attempt: served once."""
 
@@ -130,6 +132,9 @@ class PayeeState:
     """By award digest."""
     keys: Mapping[SegmentKey, Hash] = field(default_factory=dict)
     payers: Mapping[Address, PayerSeen] = field(default_factory=dict)
+    advances: Mapping[SegmentKey, int] = field(default_factory=dict)
+    """Micro vouchered for segments that were not admitted: a prepaid voucher may overtake its
+    award, and the award may be refused after all.  What is promised stays promised."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -171,6 +176,8 @@ class VoucherSeen:
     receipts: tuple[Hash, ...]
     found: tuple[Segment, ...] = ()
     """Segments that the state had dropped and the store still knows."""
+    ours: bool = False
+    """It is a tab of terms that this worker signed: it can be redeemed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

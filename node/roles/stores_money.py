@@ -30,7 +30,7 @@ class PayerRows:
     tabs: tuple[PayerTab, ...]
     reservations: tuple[Reservation, ...]
     """Those not released, or with a receipt or amount that no voucher covers yet."""
-    locks: tuple[SignedLock, ...]
+    locks: tuple[Signed[Lock], ...]
     """Those not known to have ended."""
     locked_payees: tuple[Address, ...]
     """For whom a lock was ever signed."""

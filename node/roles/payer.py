@@ -1,0 +1,403 @@
+"""Spends one account's deposit: reserves, vouchers, locks.  The rules are `protocol.payer_ledger`.
+
+Vouchers are saved, then queued per worker.  What does not arrive is sent again, the same bytes,
+when the worker says after a reconnect which voucher it holds.
+"""
+
+import math
+from collections import deque
+
+import structlog
+import trio
+
+from node.errors import PeerError, SignatureError, Unavailable, WalletError
+from node.protocol import payer_ledger, signing
+from node.protocol.fields import Address, Hash, JobId, Signed
+from node.protocol.frames import LockReleaseFrame, Resume, VoucherFrame
+from node.protocol.payer_state import (
+    Accept,
+    Effect,
+    Event,
+    HeldByPayee,
+    MakeLock,
+    Release,
+    Reservation,
+    Reserve,
+    SaveReservation,
+    SignedLock,
+)
+from node.protocol.statements import Lock, Terms, Voucher
+from node.protocol.tabs import tab_id, tab_of_terms, tab_of_voucher
+from node.roles.dispatch import Handlers
+from node.roles.escrow_funds import read_funds
+from node.roles.outbox import Deliver, Outbox
+from node.roles.payer_book import PayerBook
+from node.roles.ports import Chain, Clock, Inbound, Session
+from node.roles.resume import RESUME_MAX
+from node.roles.stores import Duplicate, PayerStore, ReceiptProof
+from node.roles.voucher_writer import VoucherWriter
+from node.units import TOKENS_PER_PRICE
+
+log = structlog.get_logger("payer")
+
+REFRESH_S = 10.0
+CHAIN_WITHIN_S = 10.0
+SETTLED_S = 1.0
+"""A read of the chain this recent is not repeated because money seems short."""
+LOCK_RENEW_S = 600
+"""A signed lock that ends this much sooner than asked for still does."""
+RESEND_MAX = 128
+"""Vouchers of a tab sent again at a time."""
+RESUMES_MAX = 16
+"""That one worker may send in `RESUME_WINDOW_S`."""
+RESUME_WINDOW_S = 10.0
+
+
+class Payer:
+    """One per buying node, for one account."""
+
+    def __init__(
+        self,
+        *,
+        account: Address,
+        domain: signing.Domain,
+        key: bytes,
+        chain: Chain,
+        store: PayerStore,
+        clock: Clock,
+        deliver: Deliver,
+    ) -> None:
+        """
+        Args:
+            account: Whose deposit is spent: the key's own, or one that authorised it.
+            domain: What vouchers are bound to.
+            key: The session key; signs vouchers and locks.
+            chain: The escrow, read; its blocks never go back.
+            store: Where everything is saved before it leaves.
+            clock: Wall time for expiries.
+            deliver: Sends to the worker of this address; raises Unavailable if it is not there.
+        """
+        self._domain = domain
+        self._key = key
+        self._signer = signing.address_of_key(key)
+        self._chain = chain
+        self._clock = clock
+        self._book = PayerBook(account=account, store=store, clock=clock)
+        self._outbox = Outbox(deliver)
+        self._writer = VoucherWriter(self._book, self._outbox, domain=domain, key=key)
+        self._reading = trio.Lock()
+        self._reads = 0
+        """Begun so far."""
+        self._read_s = -math.inf
+        """When the last read of the chain began."""
+        self._read_error = ""
+        self._resumes: dict[Address, deque[float]] = {}
+        self._nursery: trio.Nursery | None = None
+        self.handlers: Handlers = {LockReleaseFrame: self._on_lock_release}
+
+    @property
+    def account(self) -> Address:
+        """Whose deposit is spent."""
+        return self._book.state.payer
+
+    @property
+    def halted(self) -> str:
+        """Why nothing is signed any more; empty while all is well."""
+        return self._book.state.halted
+
+    @property
+    def available_micro(self) -> int | None:
+        """What may still be promised; None before the chain was first read."""
+        state = self._book.state
+        return payer_ledger.available_micro(state) if state.funds else None
+
+    @property
+    def promised_micro(self) -> int:
+        """What all payees together may take from the deposit, reservations included."""
+        return payer_ledger.promised_micro(self._book.state)
+
+    @property
+    def reservations(self) -> tuple[Reservation, ...]:
+        """Segments with money still reserved; after a restart those that a crash left behind."""
+        return tuple(self._book.state.reservations.values())
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Load what was saved, then write what is due until cancelled.
+
+        Raises:
+            StoreFailed, CorruptState: A save failed; nothing more is signed.
+        """
+        await self._book.load()
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            nursery.start_soon(self._writer.run, nursery)
+            nursery.start_soon(self._keep_fresh)
+            task_status.started()
+
+    async def reserve(
+        self, *, job: JobId, attempt: int, worker: Address, terms: Terms, cap_micro: int
+    ) -> None:
+        """Set a segment's cap aside; saved when this returns, so the award may leave.
+
+        Raises:
+            WalletError: The deposit, the signer's limit or a pending exit does not allow it.
+            Unavailable: The chain never answered, or another worker keeps this payee's tab.
+            CorruptState: Signing has stopped.
+        """
+        tab = tab_of_terms(terms, payer=self.account)
+        event = Reserve(
+            job=job,
+            attempt=attempt,
+            tab_id=tab_id(tab),
+            tab=tab,
+            worker=worker,
+            cap_micro=cap_micro,
+            hold_micro=_hold_micro(terms),
+        )
+        for effect in await self._step_funded(event):
+            assert isinstance(effect, SaveReservation)
+            try:
+                await self._book.saved(self._book.store.reserve(effect.reservation, effect.tab))
+            except Duplicate:
+                self._book.step(Release(job=job, attempt=attempt))
+                raise WalletError("this attempt of the job was reserved before") from None
+
+    async def pay(
+        self, *, job: JobId, attempt: int, accepted_micro: int, receipt: Hash | None = None
+    ) -> Signed[Voucher] | None:
+        """Accept that a segment costs this much so far; returns once a voucher covers it.
+
+        A last micro is kept back until the receipt comes (or the reservation is released), so that
+        the voucher that commits to the receipt rises: two vouchers never have the same cumulative.
+
+        Args:
+            job: The job.
+            attempt: Which of its segments.
+            accepted_micro: Cumulative over the segment; below an earlier one it changes nothing.
+            receipt: Digest of the accepted receipt, with the final amount.
+
+        Returns:
+            The tab's newest voucher, saved and on its way; None while there is none.
+
+        Raises:
+            WalletError: Beyond the segment's cap, or the deposit has shrunk under its promises.
+            CorruptState: Signing has stopped.
+            StoreFailed: The disk failed; nothing was sent.
+        """
+        event = Accept(job=job, attempt=attempt, accepted_micro=accepted_micro, receipt=receipt)
+        tab = self._tab_of(event)
+        await self._book.perform(self._book.step(event))
+        await self._writer.wait_covered((job, attempt), tab)
+        return self._book.vouchers.get(tab)
+
+    async def prepay(self, *, job: JobId, attempt: int, amount_micro: int) -> VoucherFrame:
+        """A voucher over `amount_micro` for a segment that is about to be awarded.
+
+        It goes inside the award and, among the tab's other vouchers, to the worker besides;
+        whichever arrives second changes nothing.
+
+        Raises:
+            WalletError, CorruptState, StoreFailed: As `pay`.
+        """
+        assert amount_micro > 0, "nothing to prepay"
+        event = Accept(
+            job=job, attempt=attempt, accepted_micro=amount_micro, receipt=None, prepay=True
+        )
+        tab = self._tab_of(event)
+        await self._book.perform(self._book.step(event))
+        frame = await self._writer.wait_covered((job, attempt), tab)
+        assert frame is not None, "prepaid twice"
+        return frame
+
+    async def release(self, *, job: JobId, attempt: int) -> None:
+        """The segment is over: what was accepted is paid in full, the rest is free again."""
+        await self._book.perform(self._book.step(Release(job=job, attempt=attempt)))
+        self._writer.wake()
+
+    async def receipt_proof(self, *, job: JobId, attempt: int) -> ReceiptProof | None:
+        """That a voucher commits to the segment's receipt; None until one does."""
+        return await self._book.store.receipt_proof((job, attempt))
+
+    async def make_lock(self, *, payee: Address, total_micro: int, expiry_s: int) -> Signed[Lock]:
+        """A lock for a payee that asks for one; saved when this returns.
+
+        One that was signed before and would do is returned again.
+
+        Args:
+            payee: For whom.
+            total_micro: What the lock holds afterwards; it replaces.
+            expiry_s: Unix seconds.
+
+        Raises:
+            WalletError: The deposit does not allow it.
+            Unavailable: The chain does not answer.
+            CorruptState: Signing has stopped.
+        """
+        self._book.watched.add(payee)
+        await self.refresh()
+        state = self._book.state
+        pending = [lock for lock in state.locks if lock.payee == payee]
+        for lock in pending:
+            if lock.total_micro >= total_micro and lock.expiry_s >= expiry_s - LOCK_RENEW_S:
+                return self._book.locks[payee, lock.nonce]
+        assert state.funds is not None
+        nonce = max(state.funds.locks[payee].nonce, *(lock.nonce for lock in pending), 0) + 1
+        wanted = SignedLock(payee=payee, total_micro=total_micro, nonce=nonce, expiry_s=expiry_s)
+        self._book.step(MakeLock(lock=wanted))
+        return await self._sign_lock(wanted)
+
+    async def refresh(self) -> None:
+        """Read the escrow now; callers that wait for the same read share it.
+
+        Raises:
+            Unavailable: It did not answer in time; what was known stays known.
+        """
+        begun_before = self._reads
+        async with self._reading:
+            if self._reads == begun_before:
+                await self._read_chain()
+            elif self._read_error:
+                raise Unavailable(self._read_error)
+
+    async def greet(self, session: Session) -> None:
+        """Tell a worker which vouchers it was given last."""
+        given = [
+            self._book.vouchers[tab.id]
+            for tab in self._book.state.tabs.values()
+            if tab.worker == session.peer and tab.id in self._book.vouchers
+        ]
+        if given:
+            await session.send(Resume(vouchers=tuple(given[-RESUME_MAX:])))
+
+    async def on_resume(self, session: Session, frame: Resume) -> None:
+        """A worker says what it holds: send the rest again, or stop if it holds more than we know.
+
+        Raises:
+            PeerError: It asks too often.
+        """
+        tabs = self._book.state.tabs
+        own = [tab.id for tab in tabs.values() if tab.worker == session.peer]
+        held = await self._check_held(frame)
+        if not own:
+            return
+        self._count_resume(session.peer)
+        whole = len(frame.vouchers) < RESUME_MAX
+        for tab in own:
+            if tab in held or whole:
+                await self._resend(tab, session.peer, cumulative_micro=held.get(tab, 0))
+
+    def _tab_of(self, event: Accept) -> Hash:
+        found = self._book.state.reservations.get((event.job, event.attempt))
+        if found is None:
+            raise WalletError("nothing is reserved for this attempt of the job")
+        return found.tab
+
+    async def _step_funded(self, event: Event) -> tuple[Effect, ...]:
+        """Step; if money seems short, read the chain again first: a deposit may have come."""
+        if self._book.state.funds is None:
+            await self.refresh()
+        try:
+            return self._book.step(event)
+        except WalletError:
+            if self._clock.monotonic_s() - self._read_s < SETTLED_S:
+                raise
+        try:
+            await self.refresh()
+        except Unavailable as error:
+            log.warning("chain not read", reason=str(error))
+        return self._book.step(event)
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            try:
+                await self.refresh()
+            except Unavailable as error:
+                log.warning("chain not read", reason=str(error))
+            await trio.sleep(REFRESH_S)
+
+    async def _read_chain(self) -> None:
+        self._reads += 1
+        self._read_s = self._clock.monotonic_s()
+        self._read_error = "the chain did not answer in time"
+        try:
+            with trio.fail_after(CHAIN_WITHIN_S):
+                seen = await read_funds(
+                    self._chain,
+                    payer=self.account,
+                    signer=self._signer,
+                    payees=frozenset(self._book.watched),
+                    tabs=[tab.id for tab in self._book.state.tabs.values() if tab.owed_micro],
+                )
+        except Unavailable as error:
+            self._read_error = str(error)
+            raise
+        except trio.TooSlowError:
+            raise Unavailable(self._read_error) from None
+        self._read_error = ""
+        await self._book.perform(self._book.step(seen))
+
+    async def _sign_lock(self, lock: SignedLock) -> Signed[Lock]:
+        statement = Lock(
+            payer=self.account,
+            payee=lock.payee,
+            total=lock.total_micro,
+            nonce=lock.nonce,
+            expiry=lock.expiry_s,
+        )
+        signed = signing.sign(statement, self._domain, self._key)
+        self._book.locks[lock.payee, lock.nonce] = signed
+        await self._book.saved(self._book.store.save_lock(signed))
+        return signed
+
+    async def _check_held(self, frame: Resume) -> dict[Hash, int]:
+        """Cumulative per tab of the vouchers in a resume that we signed; halts if we forgot one."""
+        held: dict[Hash, int] = {}
+        for signed in frame.vouchers:
+            voucher = signed.statement
+            if voucher.payer != self.account or not self._is_own(signed):
+                continue
+            tab = tab_id(tab_of_voucher(voucher))
+            held[tab] = voucher.cumulative
+            await self._book.perform(
+                self._book.step(
+                    HeldByPayee(
+                        tab_id=tab, cumulative_micro=voucher.cumulative, receipts=voucher.receipts
+                    )
+                )
+            )
+        return held
+
+    def _is_own(self, signed: Signed[Voucher]) -> bool:
+        try:
+            return signing.recover(signed, self._domain) in (self._signer, self.account)
+        except SignatureError:
+            return False
+
+    def _count_resume(self, worker: Address) -> None:
+        now_s = self._clock.monotonic_s()
+        times = self._resumes.setdefault(worker, deque(maxlen=RESUMES_MAX))
+        if len(times) == RESUMES_MAX and now_s - times[0] < RESUME_WINDOW_S:
+            raise PeerError("too many resumes")
+        times.append(now_s)
+
+    async def _resend(self, tab: Hash, worker: Address, *, cumulative_micro: int) -> None:
+        if self._book.state.tabs[tab].cumulative_micro > cumulative_micro:
+            frames = await self._book.store.vouchers_after(
+                tab, cumulative_micro=cumulative_micro, count_max=RESEND_MAX
+            )
+            assert self._nursery is not None, "run() first"
+            self._outbox.post(worker, frames, self._nursery)
+
+    async def _on_lock_release(self, _session: Session, inbound: Inbound) -> None:
+        frame = inbound.frame
+        assert isinstance(frame, LockReleaseFrame)
+        release = signing.verify(frame.release, self._domain, frame.release.statement.payee)
+        if release.payer != self.account or release.payee not in self._book.watched:
+            raise PeerError("a release of a lock that we did not make")
+        await self._book.saved(self._book.store.save_release(frame.release))
+
+
+def _hold_micro(terms: Terms) -> int:
+    """What is kept back until the receipt: nothing where a token alone may use up the quantum."""
+    token_micro = -(-terms.price_out // TOKENS_PER_PRICE)
+    return 1 if terms.quantum > token_micro + 1 else 0
