@@ -34,7 +34,8 @@ STRANGER_KEY = bytes([0x44]) * 32
 PAYER = bytes([0xAA]) * 20
 """A cold account that the client's key signs vouchers for."""
 CURATOR = bytes([0xCC]) * 20
-DOMAIN = Domain(31337, bytes([0xE5]) * 20)
+DOMAIN = Domain(31337, bytes.fromhex("e7f1725e7734ce288f8367e1bb143e90bb3f0512"))
+"""The second contract that Anvil's first account creates: the devnet's escrow."""
 MODEL = keccak256(b"a model")
 JOB = bytes(range(16))
 NOW_MS = 1_790_000_000_000
@@ -151,7 +152,7 @@ class Piece:
         )
 
 
-def award_of(terms: Terms, body: bytes, domain: Domain = DOMAIN, **changes: Any) -> Award:
+def award_of(terms: Terms, body: bytes, **changes: Any) -> Award:
     client = address_of_key(CLIENT_KEY)
     award = Award(
         client=client,
@@ -159,7 +160,7 @@ def award_of(terms: Terms, body: bytes, domain: Domain = DOMAIN, **changes: Any)
         worker=terms.worker,
         job=JOB,
         attempt=0,
-        terms=digest(terms, domain),
+        terms=digest(terms, DOMAIN),
         request=keccak256(body),
         request_bytes=len(body),
         tokens_in=len(PROMPT),
@@ -288,7 +289,7 @@ class Sample:
     pieces: list[Piece]
     output: tuple[int, ...] = OUTPUT
     text: bytes = "a drawn answer – in UTF-8".encode()
-    domain: Domain = DOMAIN
+    domain: Domain = field(default_factory=lambda: DOMAIN)
     bids: list[Signed[Terms]] = field(default_factory=list)
     record: bytes = json.dumps({"refusals": []}).encode()
 
