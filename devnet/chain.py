@@ -20,6 +20,8 @@ from typing import Any, cast
 from web3 import HTTPProvider, Web3
 from web3.types import RPCEndpoint, TxParams
 
+from devnet.leash import leashed
+
 ROOT = Path(__file__).resolve().parent.parent
 HOST = "127.0.0.1"
 CHAIN_ID = 31337
@@ -101,7 +103,7 @@ class Anvil:
         command += ["--chain-id", str(chain_id), "--hardfork", "prague"]
         # A session of its own: Ctrl-C in a terminal must reach us first, to end things in order.
         process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            leashed(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
             start_new_session=True,
         )  # fmt: skip
         found: list[int] = []
