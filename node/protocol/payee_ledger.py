@@ -24,10 +24,12 @@ from node.protocol.payee_state import (
     AskResume,
     ChainSeen,
     Credit,
+    Effect,
     Ended,
     Event,
     HeldByPayer,
     Now,
+    PaidSeen,
     PayeeRules,
     PayeeState,
     PayeeTab,
@@ -35,12 +37,12 @@ from node.protocol.payee_state import (
     Refuse,
     SaveBest,
     SaveRedeemed,
+    SaveTab,
     SaveVoucher,
     Segment,
     SegmentKey,
     Step,
     VoucherSeen,
-    Withdraw,
 )
 
 
@@ -53,16 +55,16 @@ def step(state: PayeeState, event: Event, now: Now) -> Step:
     match event:
         case Admit():
             return _admit(state, event, now)
-        case Withdraw():
-            return _without(state, event.award), ()
         case Ended():
             return _ended(state, event, now)
         case VoucherSeen():
             return _voucher(state, event)
         case HeldByPayer():
             return _held_by_payer(state, event)
+        case PaidSeen():
+            return _paid_seen(state, event)
         case ChainSeen():
-            return _chain_seen(state, event)
+            return replace(state, payers={**state.payers, event.payer: event.seen}), ()
         case _:
             assert_never(event)
 
@@ -112,18 +114,20 @@ def _admit(state: PayeeState, event: Admit, now: Now) -> Step:
     refusal = _refusal(state, event, now)
     if refusal is not None:
         return state, (refusal,)
-    segment, tabs = event.segment, dict(state.tabs)
     if len(state.segments) >= SEGMENTS_MAX:
         over = next((s.award for s in state.segments.values() if s.ended_s is not None), None)
         if over is None:
             return state, (Refuse(code=Refused.BUSY),)
         state = _without(state, over)
+    segment, tabs, advances = event.segment, dict(state.tabs), dict(state.advances)
+    saves: tuple[Effect, ...] = ()
     if segment.tab not in tabs:
-        tabs[segment.tab] = PayeeTab(id=segment.tab, tab=event.tab, client=segment.client)
-    advances = dict(state.advances)
+        tab = PayeeTab(id=segment.tab, tab=event.tab, client=segment.client)
+        tabs[segment.tab] = tab
+        saves = (SaveTab(tab=tab),)
     paid = min(advances.pop(segment.key, 0), segment.cap_micro)
-    segment = replace(segment, paid_micro=paid)
-    return _with(replace(state, tabs=tabs, advances=advances), segment), ()
+    state = replace(state, tabs=tabs, advances=advances)
+    return _with(state, replace(segment, paid_micro=paid)), saves
 
 
 def _refusal(state: PayeeState, event: Admit, now: Now) -> Refuse | None:
@@ -160,7 +164,7 @@ def _cover_refusal(
         return Refuse(code=Refused.DEPOSIT_TOO_LOW)
     wanted = _lock_wanted(state, payer, exposure_after_micro, now)
     if wanted > lock:
-        return Refuse(code=Refused.LOCK_REQUIRED, lock_micro=wanted)
+        return Refuse(code=Refused.LOCK_REQUIRED, lock_total=wanted)
     return None
 
 
@@ -205,9 +209,8 @@ def _ended(state: PayeeState, event: Ended, now: Now) -> Step:
 def _voucher(state: PayeeState, event: VoucherSeen) -> Step:
     tab = state.tabs.get(event.tab_id)
     if tab is None:
-        if not event.ours:
-            raise PeerError("a voucher on a tab that nothing was served on")
-        tab = PayeeTab(id=event.tab_id, tab=event.tab, client=event.client)
+        # Of a prepaid voucher that overtook the first award; it comes again inside that.
+        return state, (AskResume(client=event.client),)
     if event.cumulative_micro <= tab.cumulative_micro:
         return state, ()  # seen before; what it pays was credited then
     before = event.cumulative_micro - sum(rise.amount for rise in event.rises)
@@ -233,7 +236,8 @@ def _voucher(state: PayeeState, event: VoucherSeen) -> Step:
         advances=_bounded({**state.advances, **advances}),
     )
     state = _with(state, *changed)
-    return state, (SaveVoucher(tab=after, segments=changed), Credit(segments=changed))
+    save = SaveVoucher(tab=after, segments=changed, advances=advances)
+    return state, (save, Credit(segments=changed))
 
 
 def _gap(state: PayeeState, tab: PayeeTab, event: VoucherSeen) -> Step:
@@ -294,15 +298,14 @@ def _held_by_payer(state: PayeeState, event: HeldByPayer) -> Step:
     return replace(state, tabs={**state.tabs, after.id: after}), (SaveBest(tab=after),)
 
 
-def _chain_seen(state: PayeeState, event: ChainSeen) -> Step:
+def _paid_seen(state: PayeeState, event: PaidSeen) -> Step:
     tabs, risen = dict(state.tabs), {}
     for tab_id, paid in event.paid.items():
         tab = tabs.get(tab_id)
         if tab is not None and paid > tab.redeemed_micro:
             tabs[tab_id] = replace(tab, redeemed_micro=paid)
             risen[tab_id] = paid
-    state = replace(state, tabs=tabs, payers={**state.payers, event.payer: event.seen})
-    return state, (SaveRedeemed(redeemed=risen),) if risen else ()
+    return replace(state, tabs=tabs), (SaveRedeemed(redeemed=risen),) if risen else ()
 
 
 def _with(state: PayeeState, *changed: Segment) -> PayeeState:
@@ -334,7 +337,13 @@ def _without(state: PayeeState, award: Hash) -> PayeeState:
     return replace(state, segments=segments, keys=keys)
 
 
-def restore(rules: PayeeRules, tabs: Sequence[PayeeTab], segments: Sequence[Segment]) -> PayeeState:
+def restore(
+    rules: PayeeRules,
+    *,
+    tabs: Sequence[PayeeTab],
+    segments: Sequence[Segment],
+    advances: Mapping[SegmentKey, int],
+) -> PayeeState:
     """The state after a restart, from what was saved."""
-    state = PayeeState(rules=rules, tabs={tab.id: tab for tab in tabs})
+    state = PayeeState(rules=rules, tabs={tab.id: tab for tab in tabs}, advances=advances)
     return _with(state, *segments)

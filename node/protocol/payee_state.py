@@ -99,7 +99,8 @@ class Segment:
     def settled(self) -> bool:
         """Nothing more is expected for it."""
         over = self.ended_s is not None and not self.debt_micro
-        return over and (self.receipt is None or self.receipt_taken)
+        free = self.receipt is None or self.earned_micro == 0  # no voucher commits to it
+        return over and (free or self.receipt_taken)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,15 +149,8 @@ class Admit:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Withdraw:
-    """An admitted segment is not served after all; nothing of it was delivered."""
-
-    award: Hash
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Ended:
-    """A segment will earn no more."""
+    """A segment will earn no more; with nothing earned it may never have begun."""
 
     award: Hash
     earned_micro: int
@@ -169,15 +163,12 @@ class VoucherSeen:
 
     client: Address
     tab_id: Hash
-    tab: Tab
     cumulative_micro: int
     root: Hash
     rises: tuple[Rise, ...]
     receipts: tuple[Hash, ...]
     found: tuple[Segment, ...] = ()
     """Segments that the state had dropped and the store still knows."""
-    ours: bool = False
-    """It is a tab of terms that this worker signed: it can be redeemed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -190,15 +181,21 @@ class HeldByPayer:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ChainSeen:
-    """The chain was read: first what tabs were paid, then the payer, so that paid is not newer."""
+class PaidSeen:
+    """What the escrow paid on tabs, at a finalised block no newer than the payer's next view."""
 
-    payer: Address
-    seen: PayerSeen
     paid: Mapping[Hash, int]
 
 
-Event = Admit | Withdraw | Ended | VoucherSeen | HeldByPayer | ChainSeen
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainSeen:
+    """A payer was read at a finalised block."""
+
+    payer: Address
+    seen: PayerSeen
+
+
+Event = Admit | Ended | VoucherSeen | HeldByPayer | PaidSeen | ChainSeen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,17 +203,26 @@ class Refuse:
     """The award is not taken on."""
 
     code: Refused
-    lock_micro: int = 0
-    """With LOCK_REQUIRED: the lock's total that would do."""
+    lock_total: int = 0
+    """With LOCK_REQUIRED: the lock's total that would do, in micro."""
     detail: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SaveTab:
+    """Save a tab that is new here, so that its vouchers can be redeemed whatever happens."""
+
+    tab: PayeeTab
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class SaveVoucher:
-    """Save the voucher, its tab and the segments that it paid."""
+    """Save the voucher, its tab, the segments that it paid, and what it paid in advance."""
 
     tab: PayeeTab
     segments: tuple[Segment, ...]
+    advances: Mapping[SegmentKey, int]
+    """New sums, of segments that are not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -247,5 +253,5 @@ class AskResume:
     client: Address
 
 
-Effect = Refuse | SaveVoucher | SaveBest | Credit | SaveRedeemed | AskResume
+Effect = Refuse | SaveTab | SaveVoucher | SaveBest | Credit | SaveRedeemed | AskResume
 Step = tuple[PayeeState, tuple[Effect, ...]]

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from node.protocol.fields import Address, Hash, Signed
 from node.protocol.frames import VoucherFrame
-from node.protocol.payee_state import PayeeTab, Segment
+from node.protocol.payee_state import PayeeTab, Segment, SegmentKey
 from node.protocol.payer_state import (
     PayerTab,
     Reservation,
@@ -117,11 +117,11 @@ class TabRow:
 
     tab: PayeeTab
     splits: tuple[Split, ...]
-    held: Signed[Voucher] | None
+    held: Signed[Voucher] | None = None
     """The last voucher whose rises are known."""
-    best: Signed[Voucher] | None
+    best: Signed[Voucher] | None = None
     """The highest voucher seen: what is redeemed."""
-    owed_since_ms: int
+    owed_since_ms: int = 0
     """When something unredeemed first stood on it; 0 if nothing does."""
 
 
@@ -131,7 +131,8 @@ class PayeeRows:
 
     tabs: tuple[TabRow, ...]
     segments: tuple[Segment, ...]
-    """Those not settled, newest last, bounded in number."""
+    """Those not settled, oldest first, bounded in number; `ended_s` is not kept."""
+    advances: Mapping[SegmentKey, int]
     locks: tuple[Signed[Lock], ...]
 
 
@@ -148,18 +149,18 @@ class PayeeStore(Protocol):
         """Segments of a client by reference or by their receipt's digest, settled ones too."""
         ...
 
-    async def save_voucher(
-        self,
-        row: TabRow,
-        *,
-        segments: Sequence[Segment],
-        frame: VoucherFrame,
-    ) -> None:
-        """Save an accepted voucher with the segments that it paid."""
+    async def save_tab(self, row: TabRow) -> None:
+        """Insert or replace a tab with its vouchers."""
         ...
 
-    async def save_best(self, row: TabRow) -> None:
-        """Save a higher voucher whose rises are not known."""
+    async def save_voucher(
+        self, row: TabRow, *, segments: Sequence[Segment], advances: Mapping[SegmentKey, int]
+    ) -> None:
+        """Save an accepted voucher with its tab and what it paid; all or nothing."""
+        ...
+
+    async def save_redeemed(self, redeemed: Mapping[Hash, int]) -> None:
+        """Save what the escrow paid on tabs, at a finalised block."""
         ...
 
     async def save_lock(self, lock: Signed[Lock]) -> None:
@@ -168,8 +169,4 @@ class PayeeStore(Protocol):
 
     async def drop_lock(self, *, payer: Address, nonce: int) -> None:
         """The lock landed or died."""
-        ...
-
-    async def save_redeemed(self, redeemed: Mapping[Hash, int], *, at_ms: int) -> None:
-        """Save what the escrow paid on tabs, at a finalised block."""
         ...
