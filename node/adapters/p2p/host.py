@@ -57,20 +57,25 @@ _NAMES = ("ip4", "ip6", "dns", "dns4", "dns6")
 StreamHandler = Callable[[NetStream], Awaitable[None]]
 
 
-class _NoAutoConnector:
+class NoAutoConnector:
     """Dials nobody: which peers to be connected to is the market's decision."""
 
     _is_connecting = False
 
-    async def start(self) -> None: ...
+    async def start(self) -> None:
+        """Nothing to start."""
 
-    async def stop(self) -> None: ...
+    async def stop(self) -> None:
+        """Nothing to stop."""
 
-    async def run_background_task(self, nursery: trio.Nursery) -> None: ...
+    async def run_background_task(self, nursery: trio.Nursery) -> None:
+        """Nothing to run."""
 
-    def record_disconnect(self, peer_id: ID) -> None: ...
+    def record_disconnect(self, peer_id: ID) -> None:
+        """Nothing to back off from."""
 
-    async def maybe_connect(self) -> None: ...
+    async def maybe_connect(self) -> None:
+        """No dial."""
 
 
 class GuardedSwarm(Swarm):
@@ -83,7 +88,7 @@ class GuardedSwarm(Swarm):
     def __init__(self, *args: Any, sessions_max: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.admission = Admission(connections_max=sessions_max + CONNECTIONS_BESIDE_SESSIONS)
-        self.auto_connector = _NoAutoConnector()  # type: ignore[assignment]
+        self.auto_connector = NoAutoConnector()  # type: ignore[assignment]
         self._negative_peer_cache._ttl = BLOCKED_AFTER_DIAL_S
 
     async def _handle_inbound_connection(

@@ -158,6 +158,7 @@ class Link:
             job=job, send_left=self.peer_window_bytes, receive_left=self.window_bytes
         )
         lane.errors = 0
+        self._strangers //= 2
         self.lanes[job] = lane
         return lane
 

@@ -96,6 +96,8 @@ class GuardedYamux(yamux.Yamux):
     async def _write_frame(self, data: bytes) -> None:
         # A cancelled, half-written frame corrupts the whole connection: nothing but the stall
         # deadline may interrupt it, and that one closes the connection.
+        if self.event_closed.is_set():
+            raise ConnectionClosedError("the connection is closed", transport="tcp")
         deadline = trio.current_time() + WRITE_STALL_S
         with trio.CancelScope(shield=True, deadline=deadline) as scope:
             async with self._write_lock:

@@ -1,12 +1,17 @@
 """Hosts on loopback for the tests of this folder."""
 
 import os
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, replace
 
 import trio
+import trio.lowlevel
+from libp2p.peer.peerinfo import info_from_p2p_addr
+from multiaddr import Multiaddr
 
+from node.adapters.p2p.host import Host, open_host
 from node.adapters.p2p.session import StreamSession
 from node.adapters.p2p.transport import Libp2pTransport, open_transport
 from node.config import NetworkConfig
@@ -87,3 +92,55 @@ async def read_to_end(channel: Channel) -> list[Frame]:
             frames.append(await channel.receive())
         except SessionLost:
             return frames
+
+
+async def until(condition: Callable[[], object], within_s: float = 2) -> None:
+    """Wait for something that the library tells nobody about."""
+    with trio.fail_after(within_s):
+        while not condition():  # noqa: ASYNC110
+            await trio.sleep(0.005)
+
+
+def host(*, listen: bool = True, addr: str | None = None) -> AbstractAsyncContextManager[Host]:
+    """A bare host; by default on a free port."""
+    addrs = [addr] if addr is not None else ["/ip4/127.0.0.1/tcp/0"] if listen else []
+    return open_host(key=os.urandom(32), listen=addrs, advertise=(), sessions_max=100)
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[tuple[Host, Host]]:
+    """Two hosts with one connection; the first dialled."""
+    async with host(listen=False) as a, host() as b:
+        info = info_from_p2p_addr(b.get_addrs()[0])
+        await a.dial(info.addrs[0], info.peer_id)
+        await until(lambda: b.get_network().get_connections(a.get_id()))
+        yield a, b
+
+
+@asynccontextmanager
+async def slow_proxy(port: int, segment: int) -> AsyncIterator[Multiaddr]:
+    """A TCP proxy that passes on `segment` bytes at a time, each by itself."""
+
+    async def pump(source: trio.SocketStream, sink: trio.SocketStream) -> None:
+        sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            async for data in source:
+                for start in range(0, len(data), segment):
+                    await sink.send_all(data[start : start + segment])
+                    await trio.lowlevel.checkpoint()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass
+        await sink.aclose()
+
+    async def serve(inner: trio.SocketStream) -> None:
+        outer = await trio.open_tcp_stream("127.0.0.1", port)
+        async with trio.open_nursery() as both:
+            both.start_soon(pump, inner, outer)
+            both.start_soon(pump, outer, inner)
+
+    async with trio.open_nursery() as nursery:
+        [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        nursery.start_soon(trio.serve_listeners, serve, [listener])
+        own_port = listener.socket.getsockname()[1]
+        yield Multiaddr(f"/ip4/127.0.0.1/tcp/{own_port}")
+        nursery.cancel_scope.cancel()
