@@ -88,6 +88,7 @@ class Hints:
         self._found: OrderedDict[Hash, tuple[str, ...]] = OrderedDict()
         self._asked: dict[Address, dict[Hash, float]] = {}
         """Exchanges under way: per peer and model, when they stop being waited for."""
+        self._greeted: dict[Address, Session] = {}
         self._checks = Quotas(CHECKS, total=CHECKS_ALL)
         self._replies = Quotas(REPLIES, total=REPLIES_ALL)
         self._own: Signed[Announcement] | None = None
@@ -116,11 +117,17 @@ class Hints:
 
     async def greet(self, session: Session) -> None:
         """A new session: tell it who we are if we sell, and ask for what we follow."""
+        if self._greeted.get(session.peer) is session:
+            return
+        self._greeted[session.peer] = session
         self.book.prove(session.peer)
+        followed = tuple(self._followed)
+        for model in followed:
+            self._expect(session, model)
         try:
             if self._own is not None:
                 await session.send(Announcements(items=(self._own,)))
-            for model in tuple(self._followed):
+            for model in followed:
                 await self._ask(session, model)
         except SessionLost:
             return
@@ -165,6 +172,10 @@ class Hints:
         known = self.book.find(worker, now_ms=self._clock.unix_ms())
         return None if known is None else Lead(worker=worker, addrs=known.addrs)
 
+    def models(self) -> dict[Hash, tuple[str, int]]:
+        """Every model that is announced: its usual name, and how many workers sell it."""
+        return self.book.models(now_ms=self._clock.unix_ms())
+
     def take(self, signed: Signed[Announcement], *, source: Address) -> Drop | None:
         """Take an announcement from a source; None if it was news.
 
@@ -202,6 +213,9 @@ class Hints:
                 session = await self._transport.connect((addr,))
             except (Unavailable, PeerError) as error:
                 log.info("bootstrap peer not reached", addr=addr, reason=str(error))
+            if session is not None:
+                # Before it counts as tried: a search must not look finished in between.
+                await self.greet(session)
             if not tried:
                 tried = True
                 self._untried -= 1
@@ -215,13 +229,17 @@ class Hints:
     def _start_following(self, model: Hash) -> None:
         assert self._nursery is not None
         for session in self._transport.sessions().values():
+            self._expect(session, model)
             self._nursery.start_soon(self._ask_quietly, session, model)
         if self._discovery is not None and model != ANY_MODEL:
             self._nursery.start_soon(self._start_finding, self._discovery, model)
 
-    async def _ask(self, session: Session, model: Hash) -> None:
+    def _expect(self, session: Session, model: Hash) -> None:
         asks = self._asked.setdefault(session.peer, {})
         asks[model] = self._clock.monotonic_s() + ANSWER_S
+
+    async def _ask(self, session: Session, model: Hash) -> None:
+        self._expect(session, model)
         await session.send(
             AnnouncementsWanted(model=model, count_max=limits.ANNOUNCEMENTS_PER_EXCHANGE)
         )
@@ -249,6 +267,7 @@ class Hints:
             self.book.sweep(now_ms=self._clock.unix_ms())
             sessions = self._transport.sessions()
             self._asked = {peer: asks for peer, asks in self._asked.items() if peer in sessions}
+            self._greeted = {p: s for p, s in self._greeted.items() if sessions.get(p) is s}
             peers = self._rng.sample(sorted(sessions), min(EXCHANGE_PEERS, len(sessions)))
             for peer in peers:
                 for model in tuple(self._followed):

@@ -1,0 +1,248 @@
+"""Sessions with workers: whom to dial, whom to subscribe to, whom to let go."""
+
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import structlog
+import trio
+
+from node.errors import PeerError, SessionLost, Unavailable
+from node.protocol.announcements import ANY_MODEL
+from node.protocol.auction_state import Reached
+from node.protocol.fields import Address, Hash
+from node.protocol.frames import OffersWanted
+from node.protocol.signing import checksum
+from node.roles.hints import Hints, Lead
+from node.roles.ports import Clock, Session, Transport
+
+log = structlog.get_logger("contacts")
+
+MODELS_MAX = 32
+COLD_S = 2.0
+"""So long after a model was first wanted, searches under way are worth waiting for."""
+DIAL_S = 5.0
+DIALS_MAX = 8
+RETRY_S = (5.0, 600.0)
+"""Pause after a failed dial of one worker; doubles."""
+FAILED_MAX = 1024
+ROTATE_EVERY_S = 60.0
+"""With all places taken, the worst idle worker gives way to an untried one this often."""
+SEND_S = 2.0
+
+Badness = Callable[[Address, Hash], tuple[int, int]]
+
+
+class Contacts:
+    """The workers that this client keeps sessions with."""
+
+    def __init__(
+        self,
+        *,
+        transport: Transport,
+        hints: Hints,
+        clock: Clock,
+        sessions_max: int,
+        badness: Badness,
+        on_lost: Callable[[Address], None],
+    ) -> None:
+        """
+        Args:
+            transport: Sessions.
+            hints: Whom to dial; its `changed` rings when something here changed as well.
+            clock: Monotonic.
+            sessions_max: Workers per model to keep sessions with.
+            badness: Orders the workers of a model; the largest is let go first.
+            on_lost: Called when a session with a worker ended.
+        """
+        self._transport = transport
+        self._hints = hints
+        self._clock = clock
+        self._sessions_max = sessions_max
+        self._badness = badness
+        self._on_lost = on_lost
+        self._wanted: OrderedDict[Hash, float] = OrderedDict()
+        """Models, and since when (monotonic)."""
+        self._subscribed: dict[Address, tuple[Session, tuple[Hash, ...]]] = {}
+        self._dialling: set[str] = set()
+        self._failed: OrderedDict[str, tuple[float, float]] = OrderedDict()
+        """Per PeerID: not to be dialled before, and the pause after the next failure."""
+        self._own: dict[Address, Session] = {}
+        """Sessions that were dialled here, and may be ended here."""
+        self._busy: Counter[Address] = Counter()
+        self._rotate_at_s = clock.monotonic_s() + ROTATE_EVERY_S
+
+    def want(self, model: Hash) -> None:
+        """Look for workers of a model from now on."""
+        if model in self._wanted:
+            self._wanted.move_to_end(model)
+            return
+        self._wanted[model] = self._clock.monotonic_s()
+        if len(self._wanted) > MODELS_MAX:
+            self._wanted.popitem(last=False)
+        self._hints.follow(model)
+        self._hints.changed.ring()
+
+    def wants(self, model: Hash) -> bool:
+        """Whether a model is looked for."""
+        return model in self._wanted
+
+    def tend(self, nursery: trio.Nursery, only: Iterable[Address]) -> None:
+        """Do what is due: follow, subscribe, dial, let go.
+
+        Args:
+            nursery: Where sends and dials run.
+            only: Workers that somebody insists on: dialled first, whether there is room or not.
+        """
+        self._want_all()
+        self._subscribe(nursery)
+        self._dial(nursery, only)
+        self._rotate()
+
+    def reached(self, model: Hash) -> Reached:
+        """Workers with a session that may sell a model; and what is under way to find more."""
+        workers = frozenset(
+            peer
+            for peer, session in self._transport.sessions().items()
+            if session.hello.sells and session.lost is None and self._may_sell(peer, model)
+        )
+        since_s = self._wanted.get(model, 0.0)
+        warm = workers and self._clock.monotonic_s() - since_s > COLD_S
+        pending = 0 if warm else len(self._dialling) + self._hints.searching(model)
+        return Reached(workers=workers, pending=pending)
+
+    def hold(self, worker: Address) -> Session | None:
+        """The live session with a worker, kept until `release`."""
+        session = self._transport.sessions().get(worker)
+        if session is None or session.lost is not None:
+            return None
+        self._busy[worker] += 1
+        return session
+
+    def release(self, worker: Address) -> None:
+        """One job with the worker is over."""
+        self._busy[worker] -= 1
+        if self._busy[worker] <= 0:
+            del self._busy[worker]
+
+    def _want_all(self) -> None:
+        if ANY_MODEL not in self._wanted:
+            return
+        for model in self._hints.models():
+            if len(self._wanted) < MODELS_MAX:
+                self.want(model)
+
+    def _subscribe(self, nursery: trio.Nursery) -> None:
+        models = tuple(model for model in self._wanted if model != ANY_MODEL)
+        for peer, session in self._transport.sessions().items():
+            known, has = self._subscribed.get(peer, (None, ()))
+            if not session.hello.sells or not models or (known is session and has == models):
+                continue
+            if known is not session:
+                nursery.start_soon(self._watch, session)
+            self._subscribed[peer] = (session, models)
+            nursery.start_soon(_send, session, OffersWanted(models=models))
+
+    async def _watch(self, session: Session) -> None:
+        reason = await session.wait_lost()
+        log.debug("session lost", worker=checksum(session.peer), reason=reason)
+        known, _ = self._subscribed.get(session.peer, (None, ()))
+        if known is session:  # not if a newer one has taken its place
+            del self._subscribed[session.peer]
+            self._on_lost(session.peer)
+        if self._own.get(session.peer) is session:
+            del self._own[session.peer]
+        self._hints.changed.ring()
+
+    def _dial(self, nursery: trio.Nursery, only: Iterable[Address]) -> None:
+        sessions = self._transport.sessions()
+        live = {session.peer_id for session in sessions.values()}
+        for lead in self._wanted_leads(only):
+            name = _name(lead)
+            if len(self._dialling) >= DIALS_MAX:
+                return
+            if name in live or name in self._dialling or self._waits(name):
+                continue
+            self._dialling.add(name)
+            nursery.start_soon(partial(self._connect, lead, name))
+
+    def _wanted_leads(self, only: Iterable[Address]) -> list[Lead]:
+        leads = [lead for lead in map(self._hints.lead_to, only) if lead is not None]
+        for model in reversed(self._wanted):
+            room = self._sessions_max - len(self.reached(model).workers) - len(self._dialling)
+            if model != ANY_MODEL and room > 0:
+                # More than there is room for: some are connected, or were tried in vain.
+                found = self._hints.leads(model, count_max=2 * self._sessions_max)
+                fresh = [
+                    lead for lead in found if not self._is_up(lead) and not self._waits(_name(lead))
+                ]
+                leads += fresh[:room]
+        return leads
+
+    def _is_new(self, lead: Lead) -> bool:
+        return not self._is_up(lead) and not self._waits(_name(lead))
+
+    def _is_up(self, lead: Lead) -> bool:
+        return lead.worker is not None and lead.worker in self._transport.sessions()
+
+    async def _connect(self, lead: Lead, name: str) -> None:
+        try:
+            with trio.fail_after(DIAL_S):
+                session = await self._transport.connect(lead.addrs)
+            if lead.worker is not None and session.peer != lead.worker:
+                raise PeerError("another peer answers at the announced address")
+            self._failed.pop(name, None)
+            self._own.setdefault(session.peer, session)
+        except (Unavailable, PeerError, trio.TooSlowError) as error:
+            log.info("worker not reached", peer=name, reason=str(error))
+            self._note_failure(lead, name)
+        finally:
+            self._dialling.discard(name)
+            self._hints.changed.ring()
+
+    def _note_failure(self, lead: Lead, name: str) -> None:
+        _, pause_s = self._failed.pop(name, (0.0, RETRY_S[0]))
+        self._failed[name] = (self._clock.monotonic_s() + pause_s, min(2 * pause_s, RETRY_S[1]))
+        if len(self._failed) > FAILED_MAX:
+            self._failed.popitem(last=False)
+        # With no session at all the trouble may be ours; the book is not emptied for that.
+        if lead.worker is not None and self._transport.sessions():
+            self._hints.book.fail(lead.worker)
+
+    def _waits(self, name: str) -> bool:
+        return self._failed.get(name, (0.0, 0.0))[0] > self._clock.monotonic_s()
+
+    def _rotate(self) -> None:
+        """With all places taken, let the worst idle worker go now and then, for one not tried."""
+        now_s = self._clock.monotonic_s()
+        if now_s < self._rotate_at_s:
+            return
+        self._rotate_at_s = now_s + ROTATE_EVERY_S
+        for model in self._wanted:
+            workers = self.reached(model).workers
+            idle = [w for w in workers if w in self._own and not self._busy[w]]
+            leads = self._hints.leads(model, count_max=2 * self._sessions_max)
+            if len(workers) < self._sessions_max or not idle or not any(map(self._is_new, leads)):
+                continue
+            worst = max(idle, key=lambda worker: self._badness(worker, model))
+            session = self._own.pop(worst)
+            # Not to be dialled again before others had their turn.
+            self._failed[session.peer_id] = (now_s + 2 * ROTATE_EVERY_S, RETRY_S[0])
+            session.close("a place for another worker")
+
+    def _may_sell(self, worker: Address, model: Hash) -> bool:
+        said = self._hints.book.find(worker, now_ms=self._clock.unix_ms())
+        return said is None or any(each.model == model for each in said.models)
+
+
+async def _send(session: Session, frame: OffersWanted) -> None:
+    with trio.move_on_after(SEND_S):
+        try:
+            await session.send(frame)
+        except SessionLost:
+            return
+
+
+def _name(lead: Lead) -> str:
+    """A PeerID, as the address has it."""
+    return lead.addrs[0].rpartition("/p2p/")[2]
