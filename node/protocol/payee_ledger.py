@@ -7,7 +7,7 @@ it.  A voucher is accepted whole or not at all, and only as the next one of its 
 design.md, "Who may lose what"; security.md, rules 4, 6, 7.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import assert_never
 
