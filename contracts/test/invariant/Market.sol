@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+pragma solidity 0.8.37;
+
+import {TestToken} from "../../src/TestToken.sol";
+import {IEscrow} from "../../src/interfaces/IEscrow.sol";
+import {Statements} from "../support/Statements.sol";
+import {Vm} from "../support/Vm.sol";
+
+/// @notice The parties of a small market, and what an onlooker knows of it: who signed what, and
+/// what came in and went out. {Handler} acts on it, and the invariants look at it.
+abstract contract Market {
+    Vm internal constant vm = Vm(address(uint160(uint256(keccak256("hevm cheat code")))));
+
+    uint256 public constant PAYERS = 2;
+    uint256 public constant PAYEES = 2;
+    uint256 public constant TABS_PER_PAIR = 3;
+    uint256 public constant TABS = PAYERS * PAYEES * TABS_PER_PAIR;
+    uint256 internal constant PAYER_KEYS = 0x1000;
+    uint256 internal constant PAYEE_KEYS = 0x2000;
+    uint256 internal constant SIGNER_KEYS = 0x3000;
+    bytes32 internal constant MODEL = keccak256("model");
+    bytes32 internal constant OTHER_MODEL = keccak256("other model");
+    uint256 internal constant DEPOSIT_MAX = 10_000;
+
+    IEscrow public immutable escrow;
+    TestToken public immutable token;
+    bytes32 internal immutable SEPARATOR;
+
+    /// @dev forge forgets a warp between two calls.
+    uint256 public clock = block.timestamp;
+    uint256 public deposited;
+    uint256 public exited;
+    uint256 public claimed;
+    uint256 public credited;
+    mapping(bytes32 tab => uint256 cumulative) public signedMost;
+    mapping(bytes32 tab => uint256 paid) public paidBefore;
+
+    // Kept: deriving an address from a key is the slowest thing here.
+    address[] private payers;
+    address[] private payees;
+    address[] private signers;
+    bytes32[] private tabs;
+
+    constructor(IEscrow escrow_) {
+        escrow = escrow_;
+        for (uint256 i = 0; i < PAYERS; ++i) {
+            payers.push(vm.addr(PAYER_KEYS + i));
+            signers.push(vm.addr(SIGNER_KEYS + i));
+        }
+        for (uint256 i = 0; i < PAYEES; ++i) {
+            payees.push(vm.addr(PAYEE_KEYS + i));
+        }
+        for (uint256 i = 0; i < TABS; ++i) {
+            uint256 kind = i % TABS_PER_PAIR;
+            address payer_ = payers[i / TABS_PER_PAIR / PAYEES];
+            address payee_ = payees[(i / TABS_PER_PAIR) % PAYEES];
+            bytes32 splits = keccak256(packedSplits(kind));
+            tabs.push(keccak256(abi.encode(payer_, payee_, model(kind), splits)));
+        }
+        token = TestToken(escrow_.token());
+        SEPARATOR = Statements.domain(block.chainid, address(escrow_));
+    }
+
+    modifier atItsTime() {
+        vm.warp(clock);
+        _;
+    }
+
+    // --------------------------------------------------------------------------------- parties
+
+    function payer(uint256 i) public view returns (address) {
+        return payers[i];
+    }
+
+    function payee(uint256 i) public view returns (address) {
+        return payees[i];
+    }
+
+    /// @notice The hot key of a payer.
+    function signer(uint256 i) public view returns (address) {
+        return signers[i];
+    }
+
+    function curator() public pure returns (address) {
+        return address(0xC1);
+    }
+
+    /// @notice A payee of the others too: payees may be in each other's splits, and payers may be
+    /// credited.
+    function treasury() public view returns (address) {
+        return payer(0);
+    }
+
+    /// @notice Tab 0 and 1 have no splits and different models; tab 2 has two splits.
+    function packedSplits(uint256 kind) public view returns (bytes memory) {
+        if (kind != 2) return "";
+        (address low, address high) =
+            curator() < treasury() ? (curator(), treasury()) : (treasury(), curator());
+        return abi.encodePacked(low, uint16(700), high, uint16(4300));
+    }
+
+    function model(uint256 kind) public pure returns (bytes32) {
+        return kind == 1 ? OTHER_MODEL : MODEL;
+    }
+
+    function tabAt(uint256 i) public view returns (bytes32) {
+        return tabs[i];
+    }
+
+    function tabId(uint256 payer_, uint256 payee_, uint256 kind) internal view returns (bytes32) {
+        return tabs[(payer_ * PAYEES + payee_) * TABS_PER_PAIR + kind];
+    }
+
+    // ---------------------------------------------------------------------------------- shorthand
+
+    function free(uint256 i) internal view returns (uint256 amount) {
+        (amount,,) = escrow.accounts(payer(i));
+    }
+
+    function exitReadyAt(uint256 i) internal view returns (uint64 readyAt) {
+        (,, readyAt) = escrow.accounts(payer(i));
+    }
+
+    function signerLive(uint256 i) internal view returns (bool) {
+        (uint64 expiry,,) = escrow.signers(payer(i), signer(i));
+        return expiry > block.timestamp;
+    }
+
+    function signerCapLeft(uint256 i) internal view returns (uint256) {
+        (, uint128 cap, uint128 spent) = escrow.signers(payer(i), signer(i));
+        return spent < cap ? cap - spent : 0;
+    }
+
+    function bound(uint256 value, uint256 least, uint256 most) internal pure returns (uint256) {
+        return least + value % (most - least + 1);
+    }
+
+    function min(uint256 a, uint256 b) internal pure returns (uint256) {
+        return a < b ? a : b;
+    }
+}
