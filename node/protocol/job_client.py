@@ -308,6 +308,8 @@ def _receipted(job: ClientJob, event: Receipted) -> Step:
         return _cut(job, *wrong)
     job = replace(job, receipt=receipt, tokens_cached=receipt.tokens_cached, phase=Phase.DONE)
     amount = max(receipt.amount, job.accepted_micro)
+    if amount == 0:
+        return job, ()  # nothing rises, so no voucher can commit to it
     return replace(job, accepted_micro=amount), (Pay(accepted_micro=amount, receipt=event.digest),)
 
 

@@ -29,6 +29,7 @@ class Outbox:
         """
         self._deliver = deliver
         self._queues: dict[Address, deque[VoucherFrame]] = {}
+        self._idle = trio.Event()
 
     def post(self, worker: Address, frames: Iterable[VoucherFrame], nursery: trio.Nursery) -> None:
         """Queue for a worker; a task in `nursery` sends while there is something to send."""
@@ -41,6 +42,12 @@ class Outbox:
                 return  # it asks for the rest when it sees the gap
             queue.append(frame)
 
+    async def flush(self) -> None:
+        """Return once nothing is queued: sent, or dropped because its worker is not there."""
+        while self._queues:
+            self._idle = trio.Event()
+            await self._idle.wait()
+
     async def _send(self, worker: Address, queue: deque[VoucherFrame]) -> None:
         try:
             while queue:
@@ -51,3 +58,4 @@ class Outbox:
             log.info("vouchers wait", worker=checksum(worker), reason=str(error) or "too slow")
         finally:
             del self._queues[worker]
+            self._idle.set()

@@ -209,10 +209,26 @@ class Payer:
         assert frame is not None, "prepaid twice"
         return frame
 
-    async def release(self, *, job: JobId, attempt: int) -> None:
-        """The segment is over: what was accepted is paid in full, the rest is free again."""
+    async def release(self, *, job: JobId, attempt: int) -> Signed[Voucher] | None:
+        """The segment is over: what was accepted is paid in full, the rest is free again.
+
+        Returns:
+            The tab's newest voucher, which covers the segment; None while there is none.
+
+        Raises:
+            WalletError, CorruptState, StoreFailed: As `pay`.
+        """
+        found = self._book.state.reservations.get((job, attempt))
         await self._book.perform(self._book.step(Release(job=job, attempt=attempt)))
         self._writer.wake()
+        if found is None:
+            return None
+        await self._writer.wait_covered((job, attempt), found.tab)
+        return self._book.vouchers.get(found.tab)
+
+    async def flush(self) -> None:
+        """Return once all saved vouchers are sent, or can't be: to be called before leaving."""
+        await self._outbox.flush()
 
     async def receipt_proof(self, *, job: JobId, attempt: int) -> ReceiptProof | None:
         """That a voucher commits to the segment's receipt; None until one does."""

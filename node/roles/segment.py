@@ -1,0 +1,287 @@
+"""Runs one segment at the worker: `protocol.job_worker` with its inputs and effects."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
+from typing import assert_never
+
+import structlog
+import trio
+
+from node.errors import PeerError, SessionLost, Unavailable
+from node.protocol import chain_hash, codec, job_worker, logprobs, signing
+from node.protocol.fields import Address, Hash
+from node.protocol.frames import (
+    AcceptanceFrame,
+    Chunk,
+    CutoffFrame,
+    ErrorFrame,
+    Frame,
+    ProgressFrame,
+    ReceiptFrame,
+    Request,
+    RequestData,
+)
+from node.protocol.job_worker import Phase, WorkerJob
+from node.protocol.sampling import Sampling
+from node.protocol.statements import Acceptance, Finish, Progress, Receipt
+from node.roles.generation import Engine, GenerationRequest, TokenStep
+from node.roles.payee import Payee
+from node.roles.ports import Channel, Clock
+from node.roles.stores import WorkerStore
+
+log = structlog.get_logger("worker")
+
+EVENTS_MAX = 64
+PAYER_CHECKED_EVERY_S = 5.0
+FINISH = {"stop": Finish.STOP, "length": Finish.LENGTH}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SegmentPorts:
+    """What every segment of a worker shares."""
+
+    domain: signing.Domain
+    key: bytes
+    engine: Engine
+    payee: Payee
+    store: WorkerStore
+    clock: Clock
+    started: Callable[[Hash], bool]
+    """Told that an award's request is here; False if its reservation has expired."""
+    reservation_s: float
+    """How long the request may take to arrive."""
+    payment_s: float
+    """How long a missing voucher, or a reader that takes nothing, holds the slot."""
+
+
+class Segment:
+    """One segment from acceptance to its last voucher."""
+
+    def __init__(self, job: WorkerJob, channel: Channel, ports: SegmentPorts) -> None:
+        self.job = job
+        self._channel = channel
+        self._ports = ports
+        self._body = bytearray()
+        self._delivered: list[int] = []
+        """Ids of this segment that went out: a cutoff names a position among them."""
+        self._made: list[TokenStep] = []
+        # None says that `_made` has something.
+        self._outbox, self._inbox = trio.open_memory_channel[job_worker.Event | None](EVENTS_MAX)
+        self._engine_scope = trio.CancelScope()
+        self._room = trio.Event()
+        self._since_s = 0.0
+        self._nursery: trio.Nursery
+        self._violation: PeerError | None = None
+
+    async def run(self, client: Address) -> WorkerJob:
+        """Until nothing is left to do; the result says how it ended.
+
+        Raises:
+            PeerError: The client broke the protocol; the segment is over, its statements saved.
+        """
+        self._since_s = self._ports.clock.monotonic_s()
+        async with trio.open_nursery() as self._nursery:
+            self._nursery.start_soon(self._read, client)
+            self._nursery.start_soon(self._watch_payments)
+            self._nursery.start_soon(self._watch_payer)
+            try:
+                await self._apply(job_worker.Awarded())
+                while self.job.phase is not Phase.DONE:
+                    await self._apply(await self._next_event())
+            except PeerError as error:
+                self._violation = error
+            self._nursery.cancel_scope.cancel()
+        self._ports.payee.ended(self.job.digest, earned_micro=self.job.earned_micro)
+        if self._violation is not None:
+            raise self._violation
+        return self.job
+
+    async def _next_event(self) -> job_worker.Event:
+        with trio.move_on_after(self._patience_s()):
+            event = await self._inbox.receive()
+            return event if event is not None else self._take_made()
+        if self.job.phase is Phase.RUNNING:
+            return job_worker.Stopped(finish=Finish.UNPAID)
+        return job_worker.Gone()
+
+    def _patience_s(self) -> float:
+        """Seconds until the client's silence ends the wait; no limit while the engine works."""
+        waited_s = self._ports.clock.monotonic_s() - self._since_s
+        if self.job.phase is Phase.REQUEST:
+            return max(0.0, self._ports.reservation_s - waited_s)
+        if self.job.phase is Phase.CLOSING or self.job.blocked:
+            return max(0.0, self._ports.payment_s - waited_s)
+        return math.inf
+
+    def _take_made(self) -> job_worker.Generated:
+        """All that the engine made since the last turn goes out together: one chunk, one write."""
+        steps, self._made = self._made, []
+        ids = tuple(chain.from_iterable(step.ids for step in steps))
+        return job_worker.Generated(
+            ids=ids, logprobs=b"".join(logprobs.encode(step.logprobs) for step in steps)
+        )
+
+    async def _apply(self, event: job_worker.Event) -> None:
+        before = (self.job.phase, self.job.blocked, self.job.paid_micro)
+        self.job, effects = job_worker.step(self.job, event, self._ports.clock.unix_ms())
+        if (self.job.phase, self.job.blocked, self.job.paid_micro) != before:
+            self._since_s = self._ports.clock.monotonic_s()
+        for effect in effects:
+            await self._perform(effect)
+        if not self.job.held:
+            self._room.set()
+
+    async def _perform(self, effect: job_worker.Effect) -> None:
+        match effect:
+            case job_worker.Issue(statement=statement):
+                await self._issue(statement)
+            case job_worker.Emit(frame=frame):
+                if isinstance(frame, Chunk):
+                    self._delivered += codec.unpack_ids(frame.data)
+                await self._send(frame)
+            case job_worker.CheckRequest():
+                await self._check_request()
+            case job_worker.StopEngine():
+                self._engine_scope.cancel()
+            case _:
+                assert_never(effect)
+
+    async def _issue(self, statement: Acceptance | Progress | Receipt) -> None:
+        """Sign, save, send: in this order, so that a crash never unsays what a client has read."""
+        ports, job = self._ports, self.job.award.job
+        match statement:
+            case Acceptance():
+                acceptance = signing.sign(statement, ports.domain, ports.key)
+                await ports.store.save_acceptance(acceptance)
+                await self._send(AcceptanceFrame(job=job, acceptance=acceptance))
+            case Progress():
+                progress = signing.sign(statement, ports.domain, ports.key)
+                await ports.store.save_progress(progress)
+                await self._send(ProgressFrame(job=job, progress=progress))
+            case Receipt():
+                receipt = signing.sign(statement, ports.domain, ports.key)
+                digest = signing.digest(statement, ports.domain)
+                await ports.store.save_receipt(receipt, digest=digest)
+                ports.payee.ended(self.job.digest, earned_micro=statement.amount, receipt=digest)
+                await self._send(ReceiptFrame(job=job, receipt=receipt))
+
+    async def _send(self, frame: Frame) -> None:
+        """Send; a reader that grants no credit for too long is a lost one."""
+        try:
+            with trio.fail_after(self._ports.payment_s):
+                await self._channel.send(frame)
+        except (trio.TooSlowError, SessionLost) as error:
+            log.info("client lost", job=self._channel.job.hex(), reason=str(error) or "stalled")
+            await self._apply(job_worker.Gone())
+
+    async def _check_request(self) -> None:
+        body = bytes(self._body)
+        self._body.clear()
+        if signing.keccak256(body) != self.job.award.request:
+            raise PeerError("a request that does not match its hash")
+        request = generation_of(self.job, codec.decode_request(body))
+        if not self._ports.started(self.job.digest):
+            await self._apply(job_worker.Gone())
+            return
+        await self._apply(job_worker.RequestChecked())
+        self._nursery.start_soon(self._generate, request)
+
+    async def _generate(self, request: GenerationRequest) -> None:
+        finish = Finish.FAILED
+        with self._engine_scope:
+            try:
+                async with self._ports.engine.generate(request) as steps:
+                    async for made in steps:
+                        finish = FINISH[made.finish] if made.finish else finish
+                        await self._post_made(made)
+            except Unavailable as error:
+                log.warning("engine failed", job=self._channel.job.hex(), reason=str(error))
+                finish = Finish.FAILED
+            except PeerError as error:  # a prompt that the model has no tokens or no room for
+                self._violation = error
+                await self._outbox.send(job_worker.Gone())
+                return
+            await self._outbox.send(job_worker.Stopped(finish=finish))
+
+    async def _post_made(self, made: TokenStep) -> None:
+        """Hand over a step; wait while what was made before still waits for payment."""
+        if made.ids:
+            if not self._made:
+                await self._outbox.send(None)
+            self._made.append(made)
+        while self.job.held:
+            self._room = trio.Event()
+            await self._room.wait()
+
+    async def _read(self, client: Address) -> None:
+        try:
+            while True:
+                frame = await self._channel.receive()
+                event = self._event_of(frame, client)
+                if isinstance(frame, CutoffFrame):
+                    await self._ports.store.save_cutoff(frame.cutoff)
+                await self._outbox.send(event)
+        except SessionLost:
+            await self._outbox.send(job_worker.Gone())
+        except PeerError as error:
+            self._violation = error
+            await self._outbox.send(job_worker.Gone())
+
+    def _event_of(self, frame: Frame, client: Address) -> job_worker.Event:
+        match frame:
+            case RequestData():
+                self._body += frame.data
+                if len(self._body) > self.job.award.request_bytes:
+                    raise PeerError("more request data than announced")
+                return job_worker.RequestPart(offset=frame.offset, size=len(frame.data))
+            case CutoffFrame():
+                cutoff = signing.verify(frame.cutoff, self._ports.domain, client)
+                count = max(0, cutoff.position - self.job.award.position)
+                here = chain_hash.extend(self.job.award.chain, self._delivered[:count])
+                return job_worker.CutOff(cutoff=cutoff, chain_here=here)
+            case ErrorFrame():
+                return job_worker.Gone()
+            case _:
+                raise PeerError(f"unexpected {type(frame).__name__} in a job")
+
+    async def _watch_payments(self) -> None:
+        paid_micro = 0
+        while True:
+            paid_micro = await self._ports.payee.wait_paid_above(self.job.digest, paid_micro)
+            await self._outbox.send(job_worker.Paid(total_micro=paid_micro))
+
+    async def _watch_payer(self) -> None:
+        """Stop in time before the payer's deposit leaves."""
+        while True:
+            await trio.sleep(PAYER_CHECKED_EVERY_S)
+            problem = self._ports.payee.problem(self.job.award)
+            if problem is not None:
+                log.info("segment stopped", job=self._channel.job.hex(), reason=problem.name)
+                await self._outbox.send(job_worker.Stopped(finish=Finish.UNPAID))
+                return
+
+
+def generation_of(job: WorkerJob, request: Request) -> GenerationRequest:
+    """What the engine is asked for, once the request is found to be what was awarded.
+
+    Raises:
+        PeerError: It is not.
+    """
+    award = job.award
+    prompt, prefix = codec.unpack_ids(request.prompt), codec.unpack_ids(request.prefix)
+    if len(prompt) + len(prefix) != award.tokens_in or len(prefix) != award.position:
+        raise PeerError("a request of another length than the award says")
+    head = chain_hash.extend(chain_hash.start(award.client, award.job), prefix)
+    if head != award.chain:
+        raise PeerError("a prefix that does not lead to the award's chain hash")
+    return GenerationRequest(
+        model=job.terms.model,
+        prompt_ids=prompt,
+        prefix_ids=prefix,
+        max_tokens=award.output_max,
+        sampling=Sampling.of(request.sampling, seed=award.seed),
+        stop=request.stop,
+        ignore_eos=request.ignore_eos,
+    )

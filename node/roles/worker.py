@@ -1,0 +1,195 @@
+"""The worker's side of jobs: check each award, refuse it with a reason or run its segment."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+
+import structlog
+import trio
+
+from node.config import WorkerConfig
+from node.errors import PeerError, SessionLost
+from node.protocol import job_worker, limits, signing
+from node.protocol.fields import Address, Hash, Signed
+from node.protocol.frames import AwardFrame, Refusal, Refused
+from node.protocol.statements import Award, Terms
+from node.roles.dispatch import Handlers
+from node.roles.ports import Channel, Inbound, Session
+from node.roles.segment import Segment, SegmentPorts
+from node.roles.seller import Seller
+from node.roles.stores import Duplicate
+
+log = structlog.get_logger("worker")
+
+AWARDS_PENDING_MAX = 256
+"""Awards being checked or run at once, over all peers: a bound on tasks, far above the slots."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objection:
+    """Why an award is refused."""
+
+    code: Refused
+    detail: str = ""
+    lock_total: int = 0
+
+
+UNKNOWN_TERMS = Objection(code=Refused.TERMS_UNKNOWN, detail="terms unknown or expired")
+
+
+class Worker:
+    """Takes awards and serves them."""
+
+    def __init__(self, *, ports: SegmentPorts, seller: Seller, config: WorkerConfig) -> None:
+        self._ports = ports
+        self._seller = seller
+        self._config = config
+        self._address = signing.address_of_key(ports.key)
+        self._limit = trio.CapacityLimiter(AWARDS_PENDING_MAX)
+        self._active: dict[Hash, Address] = {}
+        self._idle = trio.Event()
+        self._nursery: trio.Nursery | None = None
+        self.handlers: Handlers = {AwardFrame: self._on_award}
+
+    @property
+    def active(self) -> int:
+        """Segments being served now."""
+        return len(self._active)
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Segments live in this task."""
+        async with trio.open_nursery() as nursery:
+            self._nursery = nursery
+            task_status.started()
+            await trio.sleep_forever()
+
+    async def wait_idle(self) -> None:
+        """Return once no segment is being served: the end of a drain."""
+        while self._active:
+            self._idle = trio.Event()
+            await self._idle.wait()
+
+    async def _on_award(self, session: Session, inbound: Inbound) -> None:
+        frame, channel = inbound.frame, inbound.channel
+        assert isinstance(frame, AwardFrame)
+        assert channel is not None
+        assert self._nursery is not None
+        award = signing.verify(frame.award, self._ports.domain, session.peer)
+        if award.client != session.peer or award.worker != self._address or award.job != frame.job:
+            raise PeerError("an award for somebody else")
+        if self._limit.available_tokens < 1:
+            await self._refuse(channel, award, None, Objection(code=Refused.BUSY))
+            return
+        self._nursery.start_soon(partial(self._serve, session, channel, frame))
+
+    async def _serve(self, session: Session, channel: Channel, frame: AwardFrame) -> None:
+        award = frame.award.statement
+        digest = signing.digest(award, self._ports.domain)
+        terms = self._seller.terms_for(award.terms)
+        try:
+            async with self._limit:
+                with ExitStack() as undo:
+                    objection = await self._admit(session, frame, terms, digest, undo)
+                    if objection is None and terms is not None:
+                        job = job_worker.start(award, digest, terms.statement)
+                        await self._run(session, channel, job)
+                        return
+                await self._refuse(channel, award, terms, objection or UNKNOWN_TERMS)
+        except SessionLost:
+            log.info("client left", job=award.job.hex())
+        except PeerError as error:
+            log.info("session closed", peer=signing.checksum(session.peer), reason=str(error))
+            session.close(str(error))
+        finally:
+            channel.close()
+
+    async def _run(self, session: Session, channel: Channel, job: job_worker.WorkerJob) -> None:
+        self._active[job.digest] = session.peer
+        try:
+            job = await Segment(job, channel, self._ports).run(session.peer)
+        finally:
+            del self._active[job.digest]
+            self._idle.set()
+        log.info(
+            "segment ended",
+            job=job.award.job.hex(),
+            tokens_out=job.tokens_out,
+            earned_micro=job.earned_micro,
+            paid_micro=job.paid_micro,
+            finish=job.ending.name.lower() if job.ending else "lost",
+        )
+
+    async def _admit(
+        self,
+        session: Session,
+        frame: AwardFrame,
+        terms: Signed[Terms] | None,
+        digest: Hash,
+        undo: ExitStack,
+    ) -> Objection | None:
+        """Check everything that may be refused, cheapest first, then reserve and save.
+
+        What was taken on is given back by `undo`: at once if a later check objects.
+        """
+        if terms is None:
+            return UNKNOWN_TERMS
+        award, payee = frame.award.statement, self._ports.payee
+        objection = self._objection(award, terms.statement)
+        if objection is not None:
+            return objection
+        refused = await payee.admit(award=award, terms=terms.statement)
+        if refused is not None:
+            return Objection(
+                code=refused.code, detail=refused.detail, lock_total=refused.lock_total
+            )
+        undo.callback(payee.ended, digest, earned_micro=0)
+        if not self._seller.reserve(digest):
+            return Objection(code=Refused.BUSY)
+        undo.callback(self._seller.free, digest)
+        try:
+            await self._ports.store.begin_segment(
+                digest=digest, award=frame.award, terms=terms, at_ms=self._ports.clock.unix_ms()
+            )
+        except Duplicate:
+            return Objection(code=Refused.DUPLICATE)
+        if terms.statement.prepay and frame.voucher is None:
+            return Objection(code=Refused.PREPAY_REQUIRED)
+        if frame.voucher is not None:
+            await payee.on_voucher(session.peer, frame.voucher)
+        return None
+
+    def _objection(self, award: Award, terms: Terms) -> Objection | None:
+        blocked = {entry.lower() for entry in self._config.block}
+        if blocked & {f"0x{award.client.hex()}", f"0x{award.payer.hex()}"}:
+            return Objection(code=Refused.BLOCKED)
+        if award.tokens_in + award.output_max > terms.context_max:
+            return Objection(code=Refused.CONTEXT_TOO_LONG)
+        if not 0 < award.output_max <= terms.output_max:
+            return Objection(code=Refused.BAD_REQUEST, detail="output limit outside the terms")
+        if not 0 < award.request_bytes <= limits.REQUEST_BYTES_MAX:
+            return Objection(code=Refused.BAD_REQUEST, detail="size of the request")
+        job = job_worker.start(award, bytes(32), terms)
+        first_micro = job.cost_at(1)
+        if award.cap < first_micro:
+            return Objection(code=Refused.PRICE_TOO_LOW, detail="the cap buys no token")
+        if first_micro - terms.prepay > terms.quantum:
+            return Objection(code=Refused.PREPAY_REQUIRED, detail="the prompt exceeds the quantum")
+        return None
+
+    async def _refuse(
+        self, channel: Channel, award: Award, terms: Signed[Terms] | None, why: Objection
+    ) -> None:
+        log.info("award refused", job=award.job.hex(), code=why.code.name, detail=why.detail)
+        offer = None
+        if terms is not None:
+            offer = self._seller.fresh_offer(terms.statement.model, tokens_in=award.tokens_in)
+        await channel.send(
+            Refusal(
+                job=award.job,
+                subject=signing.digest(award, self._ports.domain),
+                code=why.code,
+                detail=why.detail,
+                offer=offer,
+                lock_total=why.lock_total,
+            )
+        )
