@@ -125,12 +125,11 @@ class CachedChain:
         started_s = self._clock.monotonic_s()
         self._forget_unused(started_s)
         before = self._synced
-        if before is not None and final == before.number:
-            self._confirm(before, before, started_s)
-            return
         pairs = tuple(self._entries)
-        if before is None or final < before.number or final - before.number > LOG_BLOCKS_MAX:
+        if before is None or not before.number <= final <= before.number + LOG_BLOCKS_MAX:
             dirty = {pair.payer for pair in pairs}
+        elif final == before.number:
+            dirty = set()
         else:
             dirty = await self._touched(before.number + 1, final, {p.payer for p in pairs})
         again = tuple(
@@ -138,9 +137,11 @@ class CachedChain:
             for pair in pairs
             if pair.payer in dirty or not self._followed(pair, before, started_s)
         )
-        block, views = await self._reader.views(again, block=final)
-        for pair, view in zip(again, views, strict=True):
-            self._put(pair, view, started_s)
+        block = before
+        if block is None or block.number != final or again:
+            block, views = await self._reader.views(again, block=final)
+            for pair, view in zip(again, views, strict=True):
+                self._put(pair, view, started_s)
         self._confirm(before or block, block, started_s)
         self._pace(before, block)
 

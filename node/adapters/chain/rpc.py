@@ -333,7 +333,8 @@ class Rpc:
         return sorted(usable, key=lambda endpoint: endpoint.failed_s > recent_s)
 
     def _ask(self, endpoint: Endpoint, calls: Sequence[Call], faults: bool) -> list[Any]:
-        if endpoint.chain_id is None:
+        unproven = endpoint.chain_id is None
+        if unproven:
             calls = (Call("eth_chainId"), *calls)
         results: list[Any] = []
         for start in range(0, len(calls), BATCH_MAX):
@@ -344,7 +345,7 @@ class Rpc:
             except EndpointFailure as error:
                 endpoint.failed(str(error))
                 raise
-        if endpoint.chain_id is None:
+        if unproven:
             self._check_chain(endpoint, results.pop(0))
         return results
 

@@ -4,6 +4,7 @@ The order is always the same: sign, save, send.  After a crash the saved bytes a
 nonce is never given to a second call.
 """
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Final
@@ -24,6 +25,8 @@ from node.roles.transactions import Intent, Outcome, Transaction, TransactionJou
 POLL_S: Final = (0.25, 4.0)
 """Shortest and longest pause between looks at what is in flight."""
 RESEND_S: Final = 15.0
+REFUSED_S: Final = 2.0
+"""Pause after no node took it: its fee may be enough again."""
 BUMP_BLOCKS: Final = 4
 """Blocks that a transaction may miss before its fee is raised; no blocks, no reason to pay more."""
 ATTEMPTS_MAX: Final = 40
@@ -35,7 +38,8 @@ _log = structlog.get_logger(__name__)
 class _Watch:
     """What only this process's watching knows."""
 
-    sent_s: float = -1e9
+    resend_at_s: float = -math.inf
+    """Monotonic time."""
     bump_at_block: int | None = None
     was_mined: bool = False
 
@@ -173,11 +177,11 @@ class Sender:
             watch.bump_at_block = seen.head + BUMP_BLOCKS
             bumped = await self._bump(transaction)
             if bumped is not transaction:
-                transaction, watch.sent_s = bumped, -1e9
+                transaction, watch.resend_at_s = bumped, -math.inf
         # A reorg may have thrown it out of the nodes' pools as well.
-        if watch.was_mined or self._clock.monotonic_s() - watch.sent_s >= RESEND_S:
-            await self._send(transaction)
-            watch.was_mined, watch.sent_s = False, self._clock.monotonic_s()
+        if watch.was_mined or self._clock.monotonic_s() >= watch.resend_at_s:
+            again_s = RESEND_S if await self._send(transaction) else REFUSED_S
+            watch.was_mined, watch.resend_at_s = False, self._clock.monotonic_s() + again_s
         return transaction
 
     async def _bump(self, transaction: Transaction) -> Transaction:
@@ -205,12 +209,15 @@ class Sender:
         _log.info("fee raised", kind=transaction.kind, gwei=fees.fee_max_wei / GWEI)
         return bumped
 
-    async def _send(self, transaction: Transaction) -> None:
+    async def _send(self, transaction: Transaction) -> bool:
+        """Hand the newest attempt to every RPC; tells whether one of them has it now."""
         raw = transaction.attempts[-1].raw
         results = await self._rpc.run_sync(partial(self._rpc.broadcast_sync, raw))
         faults = [result for result in results if isinstance(result, RpcFault)]
         refused = [fault for fault in faults if not _is_known(fault)]
-        self._trouble(refused[0].message if len(refused) == len(results) else "")
+        taken = len(refused) < len(results)
+        self._trouble("" if taken else refused[0].message)
+        return taken
 
     async def _close(
         self, transaction: Transaction, state: TxState, mined: Mined | None, *, resumed: bool
