@@ -332,12 +332,20 @@ def _inclusion(sealed: SealedTranscript) -> str:
             if payment.index or payment.size or payment.path:
                 raise PeerError("a proof for a receipt that is not there")
             continue
+        if _prepaid(segment, payment):
+            continue
         leaf = signing.digest(segment.receipt.statement, sealed.transcript.domain)
         root = payment.voucher.statement.receipts
         if not receipts_tree.verify_inclusion(leaf, payment.proof, root):
             raise PeerError("a receipt is not in the tree that its voucher commits to")
         count += 1
     return f"the payer's vouchers commit to {_count(count, 'receipt')}"
+
+
+def _prepaid(segment: Segment, payment: Payment) -> bool:
+    """What was paid in advance has a voucher older than the receipt, and no later one may exist."""
+    no_proof = (payment.index, payment.size, payment.path) == (0, 0, ())
+    return no_proof and payment.amount == segment.terms.statement.prepay
 
 
 def _bill(

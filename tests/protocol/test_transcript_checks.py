@@ -288,3 +288,25 @@ def test_a_wrong_continuation_is_refused(
     sample = job.continued_job()
     change(sample)
     assert failed(sample) == expected
+
+
+def prepaid(prepay_micro: int) -> Sample:
+    """Paid with the award, in full or more; no voucher commits to the receipt."""
+    sample = job.finished_job()
+    piece = sample.pieces[0]
+    piece.change(terms=replace(piece.terms, prepay=prepay_micro))
+    piece.change(
+        paid_micro=prepay_micro, proof=receipts_tree.InclusionProof(index=0, size=0, path=())
+    )
+    return sample
+
+
+def test_what_was_prepaid_needs_no_proof_and_may_exceed_the_receipt() -> None:
+    receipt = job.finished_job().pieces[0].receipt
+    assert receipt is not None
+    assert failed(prepaid(receipt.amount)) == []
+    assert failed(prepaid(receipt.amount + 7)) == []
+    assert failed(prepaid(receipt.amount - 1)) == ["amounts"]
+    partly = prepaid(receipt.amount - 1)
+    partly.pieces[0].paid_micro = receipt.amount
+    assert failed(partly) == ["inclusion"]
