@@ -5,7 +5,7 @@ The rules are `protocol.payee_ledger`.  A voucher is saved before it pays for an
 
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 import trio
@@ -322,7 +322,8 @@ class Payee:
         if not refs and not receipts:
             return ()
         found = await self._book.store.find_segments(client=client, refs=refs, receipts=receipts)
-        return tuple(each for each in found if each.award not in self._book.state.segments)
+        segments, now_s = self._book.state.segments, self._clock.monotonic_s()
+        return tuple(replace(each, ended_s=now_s) for each in found if each.award not in segments)
 
     def _credit(self, segments: Sequence[Segment]) -> None:
         for segment in segments:
