@@ -108,6 +108,14 @@ class GuardedSwarm(Swarm):
             with trio.CancelScope(shield=True):
                 await read_write_closer.close()
 
+    def live_connections(self, peer_id: ID) -> list[INetConn]:
+        """Connections with a peer that can take a stream; others are listed for a while longer."""
+        return [
+            conn
+            for conn in self.get_connections(peer_id)
+            if not conn.is_closed and conn.muxed_conn.is_established
+        ]
+
     async def _serve_inbound(
         self, stream: ReadWriteCloser, maddr: Multiaddr, handshake: Handshake
     ) -> None:
@@ -119,7 +127,7 @@ class GuardedSwarm(Swarm):
             return
         self.admission.end(handshake)
         assert isinstance(muxed, patches.GuardedYamux)
-        if len(self.get_connections(muxed.peer_id)) > CONNECTIONS_PER_PEER_MAX:
+        if len(self.live_connections(muxed.peer_id)) > CONNECTIONS_PER_PEER_MAX:
             muxed.abort()
         self.admission.connected(handshake.ip)
         try:

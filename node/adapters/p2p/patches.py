@@ -21,6 +21,8 @@ from libp2p.stream_muxer.muxer_multistream import MuxerMultistream
 from libp2p.stream_muxer.yamux import yamux
 from libp2p.transport.tcp import tcp
 
+from node.adapters.p2p import lean
+
 YAMUX = TProtocol(yamux.PROTOCOL_ID)
 INBOUND_STREAMS_MAX = 64
 STREAM_BURST_MAX = 128
@@ -183,6 +185,7 @@ REPLACED: tuple[tuple[ModuleType, str, Any], ...] = (
     (yamux, "read_exactly", read_exactly),
     (msgio, "read_exactly", read_exactly),
     (tcp, "TrioTCPStream", BufferedTcpStream),
+    (tcp, "DNSResolver", lean.SystemResolver),
     # A dial waits this long after it has succeeded, in case another address is quicker.
     (swarm, "_HAPPY_EYEBALLS_DELAY", 0.0),
     # It logs through the root logger, whose first use installs a handler on stderr.

@@ -294,7 +294,7 @@ class StreamSession:
             await self._written.wait()
             # Our goodbye survives only if the peer reads it before the connection goes.
             await self._all_read.wait()
-        if not self._written.is_set() or self._fault is Fault.PROTOCOL:
+        if self._abort or not self._written.is_set() or self._fault is Fault.PROTOCOL:
             self._stream.abort()
 
     async def _read(self) -> None:

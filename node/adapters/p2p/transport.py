@@ -164,9 +164,8 @@ class Libp2pTransport:
 
     async def _connection(self, peer_id: ID, addrs: Sequence[Multiaddr]) -> INetConn:
         """A live connection, or else the first of the addresses that answers."""
-        for conn in self.host.get_network().get_connections(peer_id):
-            if not conn.is_closed:
-                return conn
+        for conn in self.host.get_network().live_connections(peer_id):
+            return conn
         if len(addrs) == 1:
             return await self.host.dial(addrs[0], peer_id)
         won: list[INetConn] = []

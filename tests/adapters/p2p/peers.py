@@ -3,7 +3,7 @@
 import os
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 
 import trio
@@ -11,13 +11,15 @@ import trio.lowlevel
 from libp2p.peer.peerinfo import info_from_p2p_addr
 from multiaddr import Multiaddr
 
+from node.adapters.p2p.framing import FrameReader, WireStream
+from node.adapters.p2p.greeting import greet
 from node.adapters.p2p.host import Host, open_host
 from node.adapters.p2p.session import StreamSession
-from node.adapters.p2p.transport import Libp2pTransport, open_transport
+from node.adapters.p2p.transport import SESSION_PROTOCOL, Libp2pTransport, open_transport
 from node.config import NetworkConfig
 from node.errors import SessionLost
 from node.protocol import limits
-from node.protocol.frames import Chunk, FileWanted, Frame, Hello
+from node.protocol.frames import Chunk, ErrorFrame, FileWanted, Frame, Hello
 from node.roles.ports import Channel
 
 LOOPBACK = NetworkConfig(listen=("/ip4/127.0.0.1/tcp/0",))
@@ -117,30 +119,67 @@ async def connected() -> AsyncIterator[tuple[Host, Host]]:
         yield a, b
 
 
-@asynccontextmanager
-async def slow_proxy(port: int, segment: int) -> AsyncIterator[Multiaddr]:
-    """A TCP proxy that passes on `segment` bytes at a time, each by itself."""
+@dataclass
+class Proxy:
+    """A TCP proxy in front of a local port."""
 
-    async def pump(source: trio.SocketStream, sink: trio.SocketStream) -> None:
+    port: int
+    segment: int
+    addr: Multiaddr
+    _cut: bool = False
+
+    def cut(self) -> None:
+        """From now on both ends stay connected, and hear nothing."""
+        self._cut = True
+
+    async def pump(self, source: trio.SocketStream, sink: trio.SocketStream) -> None:
         sink.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        try:
+        with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
             async for data in source:
-                for start in range(0, len(data), segment):
-                    await sink.send_all(data[start : start + segment])
+                for start in range(0, len(data), self.segment):
+                    if self._cut:
+                        await trio.sleep_forever()
+                    await sink.send_all(data[start : start + self.segment])
                     await trio.lowlevel.checkpoint()
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass
         await sink.aclose()
 
-    async def serve(inner: trio.SocketStream) -> None:
-        outer = await trio.open_tcp_stream("127.0.0.1", port)
+    async def serve(self, inner: trio.SocketStream) -> None:
+        outer = await trio.open_tcp_stream("127.0.0.1", self.port)
         async with trio.open_nursery() as both:
-            both.start_soon(pump, inner, outer)
-            both.start_soon(pump, outer, inner)
+            both.start_soon(self.pump, inner, outer)
+            both.start_soon(self.pump, outer, inner)
 
+
+@asynccontextmanager
+async def slow_proxy(port: int, segment: int) -> AsyncIterator[Proxy]:
+    """A running proxy that passes on `segment` bytes at a time, each piece by itself."""
     async with trio.open_nursery() as nursery:
         [listener] = await trio.open_tcp_listeners(0, host="127.0.0.1")
-        nursery.start_soon(trio.serve_listeners, serve, [listener])
         own_port = listener.socket.getsockname()[1]
-        yield Multiaddr(f"/ip4/127.0.0.1/tcp/{own_port}")
+        addr = Multiaddr(f"/ip4/127.0.0.1/tcp/{own_port}")
+        proxy = Proxy(port=port, segment=segment, addr=addr)
+        nursery.start_soon(trio.serve_listeners, proxy.serve, [listener])
+        yield proxy
         nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def rogue(victim: Libp2pTransport) -> AsyncIterator[tuple[WireStream, FrameReader]]:
+    """A session with `victim` whose other end is in the test's hands, after both hellos."""
+    async with host(listen=False) as attacker:
+        info = info_from_p2p_addr(Multiaddr(victim.addrs[0]))
+        conn = await attacker.dial(info.addrs[0], info.peer_id)
+        stream = WireStream(await attacker.new_stream_on(conn, SESSION_PROTOCOL))
+        _, reader = await greet(stream, HELLO)
+        yield stream, reader
+
+
+async def last_words(reader: FrameReader) -> ErrorFrame | None:
+    """Read on to the end of the session; the error frame that it ended with, if any."""
+    last: Frame | None = None
+    with trio.fail_after(5):
+        try:
+            while True:
+                last, _ = await reader.frame()
+        except SessionLost:
+            return last if isinstance(last, ErrorFrame) else None

@@ -1,0 +1,297 @@
+"""Peers that break the protocol lose their session, and nobody else notices."""
+
+import os
+import random
+import resource
+
+import pytest
+import trio
+from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.network.stream.net_stream import NetStream
+from libp2p.peer.id import ID
+from multiaddr import Multiaddr
+
+from node.adapters.p2p import admission
+from node.adapters.p2p import host as host_module
+from node.adapters.p2p.framing import WireStream
+from node.adapters.p2p.session import INBOX_BYTES_MAX, StreamChannel
+from node.adapters.p2p.transport import SESSION_PROTOCOL
+from node.config import NetworkConfig
+from node.errors import PeerError, Unavailable
+from node.protocol import codec, limits
+from node.protocol.frames import (
+    NO_JOB,
+    ZERO_HASH,
+    AnnouncementsWanted,
+    Credit,
+    ErrorFrame,
+    Fault,
+    Ping,
+    Refusal,
+)
+from tests.adapters.p2p.peers import (
+    HELLO,
+    chunk,
+    first_session,
+    host,
+    last_words,
+    pair,
+    rogue,
+    transport,
+    until,
+    wanted,
+)
+
+
+async def forever(stream: NetStream) -> None:
+    await trio.sleep_forever()
+
+
+def rss_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+@pytest.mark.parametrize(
+    ("sent", "said"),
+    [
+        (b"\xff\xff\xff\xff", "frame of 4294967295 bytes"),
+        (b"\0\0\0\0", "frame of 0 bytes"),
+        (codec.pack_length(3) + b"\x92\x02\xc1", "msgpack"),
+        (codec.pack_length(2) + b"\x91\x63", "unknown kind"),
+        (codec.encode_frame(HELLO), "second hello"),
+        (codec.encode_frame(wanted(NO_JOB)), "without a name"),
+    ],
+)
+async def test_garbage_ends_the_session_and_is_named(sent: bytes, said: str) -> None:
+    async with transport() as victim, rogue(victim) as (stream, reader):
+        session = await first_session(victim)
+        await stream.write(sent)
+        error = await last_words(reader)
+        assert error is not None
+        assert error.code == Fault.PROTOCOL
+        assert said in error.detail
+        assert session.lost is not None
+        assert said in session.lost
+        await until(lambda: not victim.sessions())
+
+
+async def test_frames_before_garbage_are_delivered() -> None:
+    async with transport() as victim, rogue(victim) as (stream, _):
+        session = await first_session(victim)
+        ask = AnnouncementsWanted(model=ZERO_HASH, count_max=1)
+        await stream.write(codec.encode_frame(ask) + b"\xff\xff\xff\xff")
+        await session.wait_lost()
+        assert (await session.receive()).frame == ask
+
+
+async def test_ten_thousand_malformed_frames() -> None:
+    rng = random.Random(7)
+    honest = codec.encode_frame(chunk(b"j" * 16, 1, 300))
+    async with transport() as victim, host(listen=False) as attacker:
+        before = rss_mb()
+        addr = Multiaddr(victim.addrs[0])
+        for _ in range(40):
+            conn = await attacker.dial(addr, victim.host.get_id())
+            stream = WireStream(await attacker.new_stream_on(conn, SESSION_PROTOCOL))
+            frames = []
+            for _ in range(250):
+                bad = bytearray(honest)
+                for _ in range(rng.randrange(1, 8)):
+                    bad[rng.randrange(len(bad))] = rng.randrange(256)
+                frames.append(bytes(bad))
+            await stream.write(b"".join(frames)[:16384])
+            stream.abort()
+        assert rss_mb() - before < 20
+        async with transport() as friend:
+            assert (await friend.connect(victim.addrs)).lost is None
+
+
+async def test_overrunning_credit_ends_the_session() -> None:
+    async with transport() as victim, rogue(victim) as (stream, reader):
+        session = await first_session(victim)
+        job = os.urandom(16)
+        await stream.write(codec.encode_frame(wanted(job)))
+        frame = codec.encode_frame(chunk(job, 0, limits.DATA_BYTES_MAX))
+        for _ in range(limits.JOB_WINDOW_BYTES // len(frame) + 1):
+            await stream.write(frame)
+        assert "credit" in await session.wait_lost()
+        error = await last_words(reader)
+        assert error is not None
+        assert error.code == Fault.PROTOCOL
+
+
+async def test_a_stalled_job_stalls_itself_alone() -> None:
+    async with pair() as p:
+        stalled_job, live_job = os.urandom(16), os.urandom(16)
+        stalled, live = p.near.open_channel(stalled_job), p.near.open_channel(live_job)
+        for channel in (stalled, live):
+            await channel.send(wanted(channel.job))
+        their_stalled = (await p.far.receive()).channel
+        their_live = (await p.far.receive()).channel
+        assert their_stalled is not None
+        assert their_live is not None
+        sent = 0
+        with trio.move_on_after(0.3) as scope:
+            while True:
+                await their_stalled.send(chunk(stalled_job, sent, 8192))
+                sent += 1
+        assert scope.cancelled_caught
+        assert sent * 8192 < limits.JOB_WINDOW_BYTES
+        total = 2 * limits.JOB_WINDOW_BYTES // 8192
+
+        async def send_all() -> None:
+            for position in range(total):
+                await their_live.send(chunk(live_job, position, 8192))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(send_all)
+            with trio.fail_after(5):
+                for position in range(total):
+                    assert await live.receive() == chunk(live_job, position, 8192)
+        for position in range(sent):
+            assert await stalled.receive() == chunk(stalled_job, position, 8192)
+        with trio.fail_after(1):
+            await their_stalled.send(chunk(stalled_job, sent, 8192))
+
+
+async def test_a_peer_that_never_reads_blocks_its_own_jobs_only() -> None:
+    """What is queued for it is bounded, and its session ends by the deadlines."""
+    async with transport() as victim, transport() as friend, rogue(victim) as (stream, _):
+        session = await first_session(victim)
+        job = os.urandom(16)
+        await stream.write(codec.encode_frame(wanted(job)))
+        channel = (await session.receive()).channel
+        assert isinstance(channel, StreamChannel)
+        with trio.move_on_after(0.3):
+            while True:
+                await channel.send(chunk(job, 0, 8192))
+        with trio.move_on_after(0.3):
+            while True:
+                await session.send(AnnouncementsWanted(model=ZERO_HASH, count_max=1))
+        assert session._outbox_bytes < 300_000
+        other = await friend.connect(victim.addrs)
+        await other.send(AnnouncementsWanted(model=ZERO_HASH, count_max=1))
+        with trio.fail_after(1):
+            await (await first_session(victim)).receive()
+
+
+async def test_pings_are_answered_once_however_many_come() -> None:
+    async with transport() as victim, rogue(victim) as (stream, reader):
+        session = await first_session(victim)
+        await stream.write(b"".join(codec.encode_frame(Ping(nonce=n)) for n in range(1500)))
+        with trio.fail_after(2):
+            answered: list[int] = []
+            while not answered or answered[-1] != 1499:
+                frame, _ = await reader.frame()
+                answered.append(frame.nonce)  # type: ignore[union-attr]
+        assert len(answered) < 100
+        assert session.lost is None
+
+
+async def test_a_flood_waits_for_the_dispatcher() -> None:
+    """Frames that nobody reads fill a bounded inbox, then the peer waits; no ping goes unsaid."""
+    ask = codec.encode_frame(AnnouncementsWanted(model=ZERO_HASH, count_max=1))
+    async with transport() as victim, rogue(victim) as (stream, _):
+        session = await first_session(victim)
+        with trio.move_on_after(1.5):
+            while True:
+                await stream.write(ask * 300)
+        assert session._inbox_bytes <= INBOX_BYTES_MAX + len(ask)
+        assert session.lost is None
+
+
+async def test_a_refusal_goes_to_the_open_channel() -> None:
+    async with pair() as p:
+        job = os.urandom(16)
+        channel = p.near.open_channel(job)
+        await channel.send(wanted(job))
+        await p.far.receive()
+        refusal = Refusal(job=job, subject=ZERO_HASH, code=1, detail="", offer=None, lock_total=0)
+        await p.far.send(refusal)
+        assert await channel.receive() == refusal
+        channel.close()
+        await p.far.send(refusal)
+        await p.far.send(AnnouncementsWanted(model=ZERO_HASH, count_max=1))
+        assert isinstance((await p.near.receive()).frame, AnnouncementsWanted)
+        assert p.near.link.stray_frames == 1
+
+
+async def test_too_many_jobs_are_refused_one_by_one() -> None:
+    async with transport() as victim, rogue(victim) as (stream, reader):
+        session = await first_session(victim)
+        for index in range(1, limits.JOBS_PER_SESSION_MAX + 2):
+            await stream.write(codec.encode_frame(wanted(index.to_bytes(16, "big"))))
+        late = (limits.JOBS_PER_SESSION_MAX + 1).to_bytes(16, "big")
+        got = [(await reader.frame())[0] for _ in range(2)]
+        refused = ErrorFrame(job=late, code=Fault.LIMIT, detail="too many jobs are open")
+        assert refused in got
+        assert Credit(job=late, size=len(codec.encode_frame(wanted(late)))) in got
+        assert session.lost is None
+
+
+async def test_open_channel_is_bounded_here_too() -> None:
+    async with pair() as p:
+        for index in range(1, limits.JOBS_PER_SESSION_MAX + 1):
+            p.near.open_channel(index.to_bytes(16, "big"))
+        with pytest.raises(Unavailable, match="too many jobs"):
+            p.near.open_channel(os.urandom(16))
+
+
+async def test_keys_that_are_no_ethereum_keys_get_no_session(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    keys = create_new_key_pair()
+    async with transport() as victim:
+        with monkeypatch.context() as patched:
+            patched.setattr(host_module, "create_new_key_pair", lambda key: keys)
+            async with host() as stranger:
+                conn = await stranger.dial(Multiaddr(victim.addrs[0]), victim.host.get_id())
+                stream = WireStream(await stranger.new_stream_on(conn, SESSION_PROTOCOL))
+                assert b"not secp256k1" in await stream.read()
+                addr = str(stranger.get_addrs()[0])
+                with pytest.raises(PeerError, match="not secp256k1"):
+                    await victim.connect([addr])
+    assert ID.from_pubkey(keys.public_key).to_bytes()
+
+
+async def test_sessions_are_limited() -> None:
+    config = NetworkConfig(listen=("/ip4/127.0.0.1/tcp/0",), sessions_max=1)
+    async with transport(config=config) as victim, transport() as a, transport() as b:
+        await a.connect(victim.addrs)
+        with pytest.raises(PeerError, match="too many sessions"):
+            await b.connect(victim.addrs)
+        with pytest.raises(Unavailable, match="too many sessions"):
+            await victim.connect(b.addrs)
+
+
+async def test_half_open_handshakes_do_not_shut_anybody_out(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(host_module, "HANDSHAKE_S", 1.0)
+    monkeypatch.setattr(admission, "PENDING_PER_IP_MAX", 20)
+    async with transport() as victim, transport() as friend:
+        port = int(Multiaddr(victim.addrs[0]).value_for_protocol("tcp") or 0)
+        silent = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(100)]
+        started = trio.current_time()
+        await friend.connect(victim.addrs)
+        assert trio.current_time() - started < 1
+        pending = victim.host.get_network().admission._pending
+        assert len(pending) <= 20
+        await until(lambda: not pending, within_s=3)
+        for stream in silent:
+            with trio.fail_after(1):
+                while await stream.receive_some():
+                    pass
+            await stream.aclose()
+
+
+async def test_connections_that_ended_make_room() -> None:
+    """The library keeps a slot for each until it exits."""
+    async with host() as b, host(listen=False) as a:
+        b.set_stream_handler("/test/any/1", forever)
+        for _ in range(20):
+            conn = await a.dial(b.get_addrs()[0], b.get_id())
+            await until(lambda: b.get_network().admission._by_ip.total() == 1)
+            WireStream(await a.new_stream_on(conn, "/test/any/1")).abort()
+            await until(lambda: b.get_network().admission._by_ip.total() == 0)
+        await until(lambda: not b.get_network().connections)
