@@ -18,7 +18,7 @@ from node.errors import ConfigError, Unavailable
 from node.protocol.fields import Address, Hash
 from node.roles.ports import ChainView, Clock
 
-FRESH_S: Final = 10.0
+FRESH_S: Final = 5.0
 """An entry checked this recently answers without a read."""
 REREAD_S: Final = 60.0
 """An entry is read again after this long whatever the logs say: an RPC may lose some."""
@@ -55,9 +55,14 @@ class CachedChain:
         self._synced: Block | None = None
         self._synced_s: float | None = None
         self._poll_s = POLL_S_MIN
+        self._paid_block = 0
+        """Newest block that `tabs_paid` was answered for."""
 
     async def view(self, *, payer: Address, payee: Address, signer: Address) -> ChainView:
         """From memory if checked within `FRESH_S`, else read.
+
+        Never of an older block than what `tabs_paid` or this pair's last view was of: what a payer
+        has, seen before a payment, and what it owes, seen after it, would not add up.
 
         Raises:
             Unavailable: No RPC answered; `known` may still have an older view.
@@ -65,7 +70,7 @@ class CachedChain:
         pair = Pair(payer=payer, payee=payee, signer=signer)
         entry = self._entries.get(pair)
         now_s = self._clock.monotonic_s()
-        if entry is not None and now_s - entry.checked_s <= FRESH_S:
+        if entry is not None and self._holds(entry, now_s):
             entry.used_s = now_s
             self._entries.move_to_end(pair)
             return entry.view
@@ -86,7 +91,11 @@ class CachedChain:
         Raises:
             Unavailable: No RPC answered.
         """
-        return await self._reader.tabs_paid(tabs)
+        if not tabs:
+            return ()
+        block, paid = await self._reader.tabs_paid_at(tabs)
+        self._paid_block = max(self._paid_block, block)
+        return paid
 
     @property
     def block(self) -> int | None:
@@ -149,7 +158,10 @@ class CachedChain:
         started_s = self._clock.monotonic_s()
         _, (view,) = await self._reader.views((pair,))
         self._put(pair, view, started_s)
-        return view
+        return self._entries[pair].view
+
+    def _holds(self, entry: _Entry, now_s: float) -> bool:
+        return now_s - entry.checked_s <= FRESH_S and entry.view.block >= self._paid_block
 
     def _followed(self, pair: Pair, before: Block | None, now_s: float) -> bool:
         """Whether the logs since `before` are all that an entry needs."""

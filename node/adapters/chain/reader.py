@@ -96,9 +96,19 @@ class EscrowReader:
         """
         if not tabs:
             return ()
+        _, paid = await self.tabs_paid_at(tabs)
+        return paid
+
+    async def tabs_paid_at(self, tabs: Sequence[Hash]) -> tuple[int, tuple[int, ...]]:
+        """The same, and the block that was read.
+
+        Raises:
+            Unavailable: No RPC answered.
+        """
         number = await self.final_block()
         calls = [self._call(number, "tabPaid(bytes32)", tab) for tab in tabs]
-        return tuple(words(result, 1)[0] for result in await self._rpc.batch(calls))
+        paid = tuple(words(result, 1)[0] for result in await self._rpc.batch(calls))
+        return number, paid
 
     async def credit(self, account: Address) -> int:
         """Micro that `account` may claim, at the finality depth.
@@ -111,7 +121,9 @@ class EscrowReader:
         return words(result, 1)[0]
 
     async def final_block(self) -> int:
-        """Number of the newest block at the finality depth.
+        """Number of the newest block at the finality depth; it never falls.
+
+        An RPC that is behind it can't answer at that block, and another one is asked.
 
         Raises:
             Unavailable: No RPC answered.
@@ -119,7 +131,8 @@ class EscrowReader:
         if self._final is not None and time.monotonic() - self._final[1] < HEAD_LIFE_S:
             return self._final[0]
         (head,) = await self._rpc.batch((Call("eth_blockNumber"),))
-        number = max(0, quantity(head) - self._finality_blocks)
+        before = self._final[0] if self._final is not None else 0
+        number = max(before, quantity(head) - self._finality_blocks)
         self._final = (number, time.monotonic())
         return number
 

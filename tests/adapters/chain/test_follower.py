@@ -48,9 +48,15 @@ class Following:
     async def view(self, payer: Address, signer: Address | None = None) -> ChainView:
         return await self.chain.view(payer=payer, payee=PAYEE, signer=signer or payer)
 
+    def forget_head(self) -> None:
+        """As if the second for which its reader keeps a head were over."""
+        final = self.chain._reader._final
+        if final is not None:
+            self.chain._reader._final = (final[0], -1e9)
+
     async def poll(self) -> list[str]:
         """One poll; returns the methods that it asked for."""
-        self.chain._reader._final = None
+        self.forget_head()
         before = len(self.requests)
         await self.chain.poll()
         return [method for request in self.requests[before:] for method in request]
@@ -192,6 +198,26 @@ async def test_what_logs_lost_is_read_again_within_a_minute(
     assert (await following.view(address_of_key(key))).account.exit_ready_s > 0
 
 
+async def test_a_view_is_never_older_than_what_was_paid(world: World, following: Following) -> None:
+    payer = address_of_key(world.key(deposit_micro=5))
+    before = await following.view(payer)
+    world.chain.mine()
+    following.forget_head()
+    assert await following.chain.tabs_paid([b"\1" * 32]) == (0,)
+    after = await following.view(payer)
+    assert after.block == before.block + 1
+
+
+async def test_blocks_never_go_back(world: World, following: Following) -> None:
+    payer = address_of_key(world.key(deposit_micro=5))
+    before = await following.view(payer)
+    behind = following.chain._reader
+    behind._finality_blocks += 2  # as an RPC that lags would make it
+    following.forget_head()
+    following.clock.now_s += FRESH_S + 1
+    assert (await following.view(payer)).block == before.block
+
+
 async def test_a_signer_ends_without_a_log(world: World, following: Following) -> None:
     key, signer = world.key(deposit_micro=5, coins=True), address_of_key(world.key())
     payer = address_of_key(key)
@@ -199,7 +225,7 @@ async def test_a_signer_ends_without_a_log(world: World, following: Following) -
     end_s = world.chain.web3.eth.get_block("latest")["timestamp"] + 1000
     as_owner(world, key, escrow.functions.setSigner(signer, end_s, 4_000))
     world.chain.mine(FINALITY_BLOCKS)
-    following.chain._reader._final = None
+    following.forget_head()
     assert (await following.view(payer, signer)).signer_expiry_s == end_s
     await following.poll()
     snapshot = world.chain.rpc("evm_snapshot")
