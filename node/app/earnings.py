@@ -12,6 +12,7 @@ from node.units import MS_PER_S
 
 _HOUR_MS: Final = 3600 * MS_PER_S
 _PAGE: Final = 500
+"""More than can begin in one millisecond."""
 
 
 @dataclass(slots=True, kw_only=True)
