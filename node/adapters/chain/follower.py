@@ -93,7 +93,9 @@ class CachedChain:
         """
         if not tabs:
             return ()
-        block, paid = await self._reader.tabs_paid_at(tabs)
+        # With the newest head: who just redeemed asks what that left of the payer's funds next.
+        block = await self._reader.final_block(age_max_s=0)
+        paid = await self._reader.tabs_paid_at(tabs, block=block)
         self._paid_block = max(self._paid_block, block)
         return paid
 
@@ -130,8 +132,8 @@ class CachedChain:
         Raises:
             Unavailable: No RPC answered; the entries are as they were.
         """
-        final = await self._reader.final_block()
         started_s = self._clock.monotonic_s()
+        final = await self._reader.final_block(age_max_s=0)
         self._forget_unused(started_s)
         before = self._synced
         pairs = tuple(self._entries)

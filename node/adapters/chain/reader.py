@@ -96,19 +96,16 @@ class EscrowReader:
         """
         if not tabs:
             return ()
-        _, paid = await self.tabs_paid_at(tabs)
-        return paid
+        return await self.tabs_paid_at(tabs, block=await self.final_block())
 
-    async def tabs_paid_at(self, tabs: Sequence[Hash]) -> tuple[int, tuple[int, ...]]:
-        """The same, and the block that was read.
+    async def tabs_paid_at(self, tabs: Sequence[Hash], *, block: int) -> tuple[int, ...]:
+        """The same at a block of the caller's choice.
 
         Raises:
             Unavailable: No RPC answered.
         """
-        number = await self.final_block()
-        calls = [self._call(number, "tabPaid(bytes32)", tab) for tab in tabs]
-        paid = tuple(words(result, 1)[0] for result in await self._rpc.batch(calls))
-        return number, paid
+        calls = [self._call(block, "tabPaid(bytes32)", tab) for tab in tabs]
+        return tuple(words(result, 1)[0] for result in await self._rpc.batch(calls))
 
     async def credit(self, account: Address) -> int:
         """Micro that `account` may claim, at the finality depth.
@@ -120,15 +117,18 @@ class EscrowReader:
         (result,) = await self._rpc.batch((self._call(number, "credits(address)", account),))
         return words(result, 1)[0]
 
-    async def final_block(self) -> int:
+    async def final_block(self, *, age_max_s: float = HEAD_LIFE_S) -> int:
         """Number of the newest block at the finality depth; it never falls.
 
         An RPC that is behind it can't answer at that block, and another one is asked.
 
+        Args:
+            age_max_s: How old the knowledge of the chain's head may be.
+
         Raises:
             Unavailable: No RPC answered.
         """
-        if self._final is not None and time.monotonic() - self._final[1] < HEAD_LIFE_S:
+        if self._final is not None and time.monotonic() - self._final[1] < age_max_s:
             return self._final[0]
         (head,) = await self._rpc.batch((Call("eth_blockNumber"),))
         before = self._final[0] if self._final is not None else 0
