@@ -130,13 +130,13 @@ def step(state: State, event: Event, now_s: float) -> Step:
     return _advance(state, now_s)
 
 
-def wake_s(state: State) -> float | None:
+def wake_s(state: State, now_s: float) -> float | None:
     """When a `Tick` is due, monotonic; None while only other events matter."""
     if state.phase is not Phase.ASK:
         return None
-    due = [state.searching_s + state.rules.discover_s]
-    due += [at for at in (state.window_ends_s, state.ask_again_s) if at is not None]
-    return min(due)
+    marks = (_over_s(state), state.window_ends_s, state.ask_again_s)
+    # What has passed has had its effect; only what is still to come is worth waking for.
+    return min((mark for mark in marks if mark is not None and mark > now_s), default=now_s)
 
 
 def record(state: State, now_s: float) -> AuctionRecord:
@@ -180,7 +180,7 @@ def _advance_ask(state: State, now_s: float) -> Step:
     if chosen is not None:
         state, award = _award(state, chosen)
         return state, effects + award
-    if now_s >= state.searching_s + state.rules.discover_s or _hopeless(state):
+    if now_s >= _over_s(state) or _hopeless(state):
         state = replace(state, phase=Phase.OVER, failure=_why_not(state, now_s))
         return state, (*effects, GiveUp(reason=state.failure))
     if state.passing and state.ask_again_s is None:
@@ -188,8 +188,12 @@ def _advance_ask(state: State, now_s: float) -> Step:
     return state, effects
 
 
+def _over_s(state: State) -> float:
+    return state.searching_s + state.rules.discover_s
+
+
 def _ask_again(state: State, now_s: float) -> State:
-    if state.ask_again_s is None or now_s < state.ask_again_s:
+    if state.ask_again_s is None or not state.ask_again_s <= now_s < _over_s(state):
         return state
     return replace(
         state,
@@ -221,7 +225,7 @@ def _ask(state: State, now_s: float) -> Step:
 
 def _window_closed(state: State, now_s: float) -> bool:
     if state.window_ends_s is None:
-        return now_s >= state.searching_s + state.rules.discover_s or _hopeless(state)
+        return now_s >= _over_s(state) or _hopeless(state)
     # A worker that left won't answer; nobody waits for it.
     waiting = (state.asked & state.reach) - state.answered
     return now_s >= state.window_ends_s or (not waiting and not state.pending)

@@ -77,7 +77,7 @@ def rank(
             bid.worker,
         )
     )
-    return tuple(weighed[:BIDS_KEPT_MAX])
+    return tuple(weighed)
 
 
 def choose(
@@ -92,8 +92,10 @@ def choose(
     """The terms to award on, or None if none meet the limits.
 
     Workers that proved themselves come before those that failed, always; newcomers compete with
-    the proven as often as newcomers lately deserved (`scoring.newcomer_share`).  `--worker` and
-    `--sort` mean strictly that: no trust, and no draw beyond exact equality.
+    the proven as often as newcomers lately deserved (`scoring.newcomer_share`).  Where nobody is
+    proven and newcomers lately failed, their terms say little: as much as they failed, one is
+    drawn blindly, so that whoever baits with the best terms does not win every time.
+    `--worker` and `--sort` mean strictly that: no trust, and no draw beyond exact equality.
 
     Args:
         ranking: From `rank`.
@@ -104,16 +106,27 @@ def choose(
         refusals: Awards refused before in this auction, for the sentence.
     """
     within = [bid for bid in ranking if bid.objection is None]
-    strict = prefs.worker is not None or prefs.sort != "score"
-    pool = within if strict else _trusted(within, tracks, newcomers_permille, draws[0])
-    if not pool:
+    if not within:
         return None
-    equals = _equals(pool, prefs)
+    if prefs.worker is not None or prefs.sort != "score":
+        pool, blind = within, False
+    else:
+        newcomers_compete = draws[0] < newcomer_share(newcomers_permille)
+        pool, blind = _trusted(within, tracks, newcomers_compete=newcomers_compete)
+    equals = pool if blind else _equals(pool, prefs)
     won = equals[draws[1] * len(equals) // 1000]
-    reason = _sentence(won, within=within, pool=pool, equals=equals, prefs=prefs)
+    if blind:
+        reason = f"drawn from {len(pool)} untried, since such failed lately: {_figures(won, prefs)}"
+    else:
+        reason = _sentence(won, within=within, pool=pool, equals=equals, prefs=prefs)
     if refusals:
         reason += f"; after {_count(refusals, 'refused award')}"
-    return Choice(standing=won.standing, estimate=won.estimate, ranking=ranking, reason=reason)
+    return Choice(
+        standing=won.standing,
+        estimate=won.estimate,
+        ranking=_kept(ranking, won),
+        reason=reason,
+    )
 
 
 def why_nobody(ranking: tuple[Weighed, ...], *, refusals: tuple[NoBid, ...], asked: int) -> str:
@@ -131,18 +144,26 @@ def why_nobody(ranking: tuple[Weighed, ...], *, refusals: tuple[NoBid, ...], ask
     return "; ".join(parts)
 
 
+def _kept(ranking: tuple[Weighed, ...], won: Weighed) -> tuple[Weighed, ...]:
+    """As many bids as a record holds, the winner among them."""
+    best = ranking[:BIDS_KEPT_MAX]
+    return best if won in best else (*best[:-1], won)
+
+
 def _trusted(
-    within: list[Weighed], tracks: Mapping[Address, Track], newcomers_permille: int, draw: int
-) -> list[Weighed]:
+    within: list[Weighed], tracks: Mapping[Address, Track], *, newcomers_compete: bool
+) -> tuple[list[Weighed], bool]:
+    """Whom to choose from, best first; and whether to choose blindly."""
     groups: dict[Trust, list[Weighed]] = {trust: [] for trust in Trust}
     for bid in within:
         groups[tracks.get(bid.worker, UNTRIED).trust].append(bid)
     proven, newcomers = groups[Trust.PROVEN], groups[Trust.NEWCOMER]
-    if proven and draw >= newcomer_share(newcomers_permille):
-        return proven
-    # In the order of the ranking, so that the best stays first.
+    if proven and not newcomers_compete:
+        return proven, False
+    if newcomers and not newcomers_compete:
+        return newcomers, True
     tried = [bid for bid in within if bid in proven or bid in newcomers]
-    return tried or groups[Trust.FAILING]
+    return tried or groups[Trust.FAILING], False
 
 
 def _equals(pool: list[Weighed], prefs: Preferences) -> list[Weighed]:

@@ -271,11 +271,12 @@ class Auction:
     async def _event_or_tick(self) -> None:
         assert self._state is not None
         self._wake = trio.Event()
-        due_s = auction.wake_s(self._state)
+        now_s = self._desk.clock.monotonic_s()
+        due_s = auction.wake_s(self._state, now_s)
         if due_s is None:
             await self._wake.wait()
             return
-        with trio.move_on_after(max(due_s - self._desk.clock.monotonic_s(), 0)):
+        with trio.move_on_after(max(due_s - now_s, 0)):
             await self._wake.wait()
             return
         self.apply(Tick())

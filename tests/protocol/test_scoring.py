@@ -1,0 +1,214 @@
+"""Scores, limits and trust, with the arithmetic written out."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from node.protocol.fields import ZERO_HASH
+from node.protocol.scoring import (
+    OK_WHOLE,
+    Track,
+    Trust,
+    estimate,
+    newcomer_share,
+    newcomers_after,
+    objection,
+)
+from tests.protocol.market_samples import NOW_MS, need, prefs, terms, worker_of
+
+FRESH = Track()
+
+
+def track(*, jobs: int = 10, first_token_ms: int = 0, rate_mtps: int = 0) -> Track:
+    """`first_token_ms` for a prompt of 1,024 tokens."""
+    return Track(jobs=jobs, first_token_ms=first_token_ms, rate_mtps=rate_mtps)
+
+
+def test_the_score_of_an_untried_worker() -> None:
+    figures = estimate(need(), prefs(value_of_time_micro_per_s=50), terms(1), FRESH)
+    assert figures.price_micro == 100 * 0.1 + 100 * 0.4 == 50
+    assert figures.promised.first_token_ms == 100
+    assert figures.promised.token_us == 10_000
+    # A promise alone counts for 5/4 of its time: 125 ms + 99 tokens of 12.5 ms.
+    assert figures.predicted.first_token_ms == 125
+    assert figures.total_ms == 125 + 1238
+    assert figures.score == 50 + 69  # 50 micro/s × 1.363 s = 68.15, rounded up
+
+
+def test_measurements_take_over_from_promises() -> None:
+    slow = track(jobs=2, first_token_ms=1280, rate_mtps=50_000)
+    figures = estimate(need(tokens_in=1024), prefs(), terms(1), slow)
+    # Two jobs weigh as much as the doubted promise: (2 × 1280 + 2 × 125) / 4.
+    assert figures.predicted.first_token_ms == 702
+    assert figures.predicted.token_us == (2 * 20_000 + 2 * 12_500) // 4
+    many = track(jobs=98, first_token_ms=1280, rate_mtps=50_000)
+    later = estimate(need(tokens_in=1024), prefs(), terms(1), many)
+    assert 1250 < later.predicted.first_token_ms <= 1280
+
+
+def test_a_worker_that_says_it_is_slow_is_believed() -> None:
+    quick = track(jobs=100, first_token_ms=10, rate_mtps=900_000)
+    figures = estimate(need(), prefs(), terms(1, first_token_ms=5_000, rate_mtps=1_000), quick)
+    assert figures.predicted == figures.promised
+    assert figures.predicted.first_token_ms == 5_000
+
+
+def test_an_offer_is_scaled_from_1024_tokens_to_the_prompt_and_a_bid_is_not() -> None:
+    # 1,024 tokens at 1,024 a second are 1,000 ms of the 1,100 promised.
+    offer = terms(1, first_token_ms=1_100, prefill_tps=1_024)
+    small = estimate(need(tokens_in=0), prefs(), offer, FRESH)
+    large = estimate(need(tokens_in=3 * 1024), prefs(), offer, FRESH)
+    assert (small.promised.first_token_ms, large.promised.first_token_ms) == (100, 3_100)
+    bid = terms(1, first_token_ms=1_100, prefill_tps=1_024, ask=b"a" * 32)
+    figures = estimate(need(tokens_in=0), prefs(), bid, FRESH)
+    assert figures.promised.first_token_ms == 1_100
+
+
+def test_what_was_measured_is_scaled_to_the_prompt() -> None:
+    after = FRESH.after(ok=True, now_ms=NOW_MS, tokens_in=256, first_token_ms=100)
+    assert after.first_token_ms == 100 * (1024 + 256) // (256 + 256)
+    again = estimate(need(tokens_in=256), prefs(), terms(1, first_token_ms=1), after)
+    assert again.predicted.first_token_ms == (100 + 2) // 3
+
+
+@pytest.mark.parametrize(
+    ("of_need", "of_prefs", "of_terms", "says"),
+    [
+        ({}, {"worker": worker_of(2)}, {}, "wanted worker"),
+        ({"model": b"x" * 32}, {}, {}, "model"),
+        ({"tier": 2}, {}, {}, "tier"),
+        ({"tokens_in": 4000}, {}, {"quantum": 10**6}, "too short"),
+        ({}, {}, {"output_max": 99}, "at most 99"),
+        ({}, {"region": "us"}, {}, "region"),
+        ({}, {"region": "eu-w"}, {}, "region"),
+        ({}, {"price_micro_max": 49}, {}, "costs 50 micro, limit 49"),
+        ({}, {}, {"prepay": 1}, "in advance"),
+        ({"tokens_in": 1_000}, {}, {}, "no more credit"),
+        ({}, {"deadline_s": 1.36}, {}, "would take 1363 ms"),
+    ],
+)
+def test_objections(
+    of_need: dict[str, Any], of_prefs: dict[str, Any], of_terms: dict[str, Any], says: str
+) -> None:
+    wanted, limits, offered = need(**of_need), prefs(**of_prefs), terms(1, **of_terms)
+    figures = estimate(wanted, limits, offered, FRESH)
+    fault = objection(wanted, limits, offered, figures, elapsed_ms=0)
+    assert fault is not None
+    assert says in fault
+
+
+@pytest.mark.parametrize(
+    "of_prefs",
+    [
+        {"worker": worker_of(1)},
+        {"region": "eu"},
+        {"region": "EU-West"},
+        {"price_micro_max": 50},
+        {"deadline_s": 1.363},
+    ],
+)
+def test_limits_that_are_just_met(of_prefs: dict[str, Any]) -> None:
+    limits = prefs(**of_prefs)
+    figures = estimate(need(), limits, terms(1), FRESH)
+    assert objection(need(), limits, terms(1), figures, elapsed_ms=0) is None
+
+
+def test_time_that_passed_is_gone_from_the_deadline() -> None:
+    limits = prefs(deadline_s=2.0)
+    figures = estimate(need(), limits, terms(1), FRESH)
+    assert objection(need(), limits, terms(1), figures, elapsed_ms=600) is None
+    assert objection(need(), limits, terms(1), figures, elapsed_ms=700)
+
+
+def test_trust_is_earned_lost_and_earned_again() -> None:
+    assert FRESH.trust is Trust.NEWCOMER
+    good = FRESH.after(ok=True, now_ms=NOW_MS)
+    assert good.trust is Trust.PROVEN
+    bad = FRESH.after(ok=False, now_ms=NOW_MS)
+    assert bad.trust is Trust.FAILING
+    for _ in range(4):
+        good = good.after(ok=True, now_ms=NOW_MS)
+    fails = 0
+    while good.trust is Trust.PROVEN:
+        good = good.after(ok=False, now_ms=NOW_MS)
+        fails += 1
+    assert fails == 4  # 0.8⁴ < 0.5
+    while good.trust is Trust.FAILING:
+        good = good.after(ok=True, now_ms=NOW_MS)
+    assert good.jobs == 5 + 4 + 1
+
+
+def test_a_worker_that_only_ever_refuses_ends_up_failing() -> None:
+    refusing, count = FRESH, 0
+    while refusing.trust is Trust.NEWCOMER:
+        refusing = refusing.refused(now_ms=NOW_MS)
+        count += 1
+    assert 10 <= count <= 20
+
+
+def test_newcomers_lose_their_share_after_a_few_that_failed() -> None:
+    record, shares = OK_WHOLE, []
+    for _ in range(6):
+        shares.append(newcomer_share(record))
+        record = newcomers_after(record, ok=False)
+    assert shares == [1000, 421, 177, 74, 31, 13]
+    assert newcomer_share(0) == 5
+    for _ in range(12):
+        record = newcomers_after(record, ok=True)
+    assert newcomer_share(record) > 800
+
+
+counts = st.integers(0, 2**20)
+
+
+@given(
+    tokens_in=st.integers(0, 2**32 - 1),
+    output_max=st.integers(0, 2**32 - 1),
+    price=st.integers(0, 2**53),
+    first_token_ms=st.integers(0, 2**32 - 1),
+    rate_mtps=st.integers(1, 2**32 - 1),
+    prefill_tps=st.integers(0, 2**32 - 1),
+    measured=st.tuples(counts, counts, counts),
+    ask=st.sampled_from([ZERO_HASH, b"a" * 32]),
+)
+def test_no_terms_that_pass_the_codec_upset_the_arithmetic(
+    tokens_in: int,
+    output_max: int,
+    price: int,
+    first_token_ms: int,
+    rate_mtps: int,
+    prefill_tps: int,
+    measured: tuple[int, int, int],
+    ask: bytes,
+) -> None:
+    wanted = need(tokens_in=tokens_in, output_max=output_max)
+    offered = terms(
+        1,
+        price_in=price,
+        price_out=price,
+        first_token_ms=first_token_ms,
+        rate_mtps=rate_mtps,
+        prefill_tps=prefill_tps,
+        ask=ask,
+    )
+    jobs, first, rate = measured
+    figures = estimate(
+        wanted, prefs(), offered, track(jobs=jobs, first_token_ms=first, rate_mtps=rate)
+    )
+    assert figures.score >= figures.price_micro >= 0
+    assert figures.predicted.first_token_ms >= figures.promised.first_token_ms
+    assert figures.predicted.token_us >= figures.promised.token_us
+    assert objection(wanted, prefs(), offered, figures, elapsed_ms=0) != ""
+
+
+@given(st.integers(0, 10_000), st.integers(0, 10_000), st.integers(1, 50))
+def test_a_slower_promise_never_helps(less: int, more: int, jobs: int) -> None:
+    measured = track(jobs=jobs, first_token_ms=500, rate_mtps=100_000)
+    less, more = sorted((less, more))
+    scores = [
+        estimate(need(), prefs(), terms(1, first_token_ms=each), measured).score
+        for each in (less, more)
+    ]
+    assert scores[0] <= scores[1]
