@@ -12,6 +12,7 @@ from node.adapters.chain.rpc import Rpc
 from node.adapters.clock import SystemClock
 from node.adapters.files import FolderFiles
 from node.adapters.p2p.transport import open_transport
+from node.app.domain import domain_of
 from node.app.home import Home
 from node.config import Config
 from node.errors import Unavailable
@@ -137,11 +138,6 @@ async def open_buyer(config: Config, key: bytes, stores: Stores) -> AsyncIterato
             await payer.flush()
             await market.flush()
         nursery.cancel_scope.cancel()
-
-
-def domain_of(config: Config) -> signing.Domain:
-    """The chain and contract that this node's statements are bound to."""
-    return signing.Domain(config.chain.chain_id, bytes.fromhex(config.chain.escrow[2:]))
 
 
 def hello_of(

@@ -11,7 +11,7 @@ from node.adapters.chain.reader import EscrowReader
 from node.adapters.chain.rpc import Rpc
 from node.adapters.store import open_stores_read_only
 from node.app import control
-from node.app.buyer import domain_of
+from node.app.domain import domain_of
 from node.app.home import Home
 from node.config import Config
 from node.errors import ConfigError, NodeError
