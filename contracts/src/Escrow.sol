@@ -168,8 +168,9 @@ contract Escrow is IEscrow, EIP712, ReentrancyGuardTransient {
         ) revert Escrow_LockWeakened(amount, expiry);
         address signer = _requireSignature(lock.payer, hashLock(lock), signature);
         if (signer != lock.payer && lock.total > amount) {
-            uint128 remaining = _capLeft(_signers[lock.payer][signer]);
-            if (lock.total > remaining) revert Escrow_SignerCapExceeded(remaining);
+            uint256 left = _capLeft(lock.payer, signer);
+            if (lock.total - amount > left) revert Escrow_SignerCapExceeded(left);
+            _countSpent(lock.payer, signer, lock.total - amount);
         }
         _setLock(lock.payer, lock.payee, lock.total, lock.nonce, lock.expiry);
     }
@@ -292,53 +293,62 @@ contract Escrow is IEscrow, EIP712, ReentrancyGuardTransient {
         if (record.cumulative <= paid) return (0, SkipReason.NothingOwed);
         Account storage holder = _accounts[record.payer];
         // An account that locked nothing has no lock to look up.
-        uint256 lock = holder.locked == 0 ? 0 : _lockedFor(record.payer, group.payee);
-        if (lock != 0 && !drawsLocks) {
-            if (holder.free == 0) return (0, SkipReason.LockReserved);
-            lock = 0;
-        }
-        amount = _min(record.cumulative - paid, lock + holder.free);
-        if (amount == 0) return (0, SkipReason.Unfunded);
-        (amount, reason) = _spend(
-            record, MessageHashUtils.toTypedDataHash(domain, VoucherBatch.structHash(group)), amount
-        );
+        uint256 fromLock = holder.locked == 0 ? 0 : _lockedFor(record.payer, group.payee);
+        if (fromLock != 0 && !drawsLocks) return (0, SkipReason.LockReserved);
+        fromLock = _min(record.cumulative - paid, fromLock);
+        uint256 fromFree = _min(record.cumulative - paid - fromLock, holder.free);
+        if (fromLock + fromFree == 0) return (0, SkipReason.Unfunded);
+        bytes32 digest = MessageHashUtils.toTypedDataHash(domain, VoucherBatch.structHash(group));
+        (fromFree, reason) = _authorise(record, digest, fromLock, fromFree);
         if (reason != SkipReason.None) return (0, reason);
 
-        uint256 fromLock = _min(amount, lock);
+        amount = fromLock + fromFree;
         tabPaid[tab] = paid + amount;
-        // forge-lint: disable-start(unsafe-typecast) no more than lock + free, thus DEPOSIT_CAP
+        _draw(group, record, tab, fromLock, fromFree);
+    }
+
+    /// @dev Checks a voucher's signature, and lowers `fromFree` to what a signer may still take.
+    function _authorise(
+        VoucherBatch.Record memory record,
+        bytes32 digest,
+        uint256 fromLock,
+        uint256 fromFree
+    ) private returns (uint256, SkipReason) {
+        (address signer, SkipReason reason) = _signerOf(record.payer, digest, record.r, record.vs);
+        if (reason != SkipReason.None || signer == record.payer || fromFree == 0) {
+            return (fromFree, reason);
+        }
+        fromFree = _min(fromFree, _capLeft(record.payer, signer));
+        if (fromLock + fromFree == 0) return (0, SkipReason.SignerCapReached);
+        _countSpent(record.payer, signer, fromFree);
+        return (fromFree, SkipReason.None);
+    }
+
+    /// @dev Takes a payment, which the tab has been told of, out of the payer's funds.
+    function _draw(
+        VoucherBatch.Group memory group,
+        VoucherBatch.Record memory record,
+        bytes32 tab,
+        uint256 fromLock,
+        uint256 fromFree
+    ) private {
+        Account storage holder = _accounts[record.payer];
+        // forge-lint: disable-start(unsafe-typecast) what is drawn is there, and in a deposit
         if (fromLock != 0) {
             holder.locked -= uint88(fromLock);
-            _locks[record.payer][group.payee].amount = uint96(lock - fromLock);
+            _locks[record.payer][group.payee].amount -= uint96(fromLock);
         }
-        if (fromLock != amount) holder.free -= uint88(amount - fromLock);
+        if (fromFree != 0) holder.free -= uint88(fromFree);
         emit VoucherRedeemed(
             record.payer,
             group.payee,
             tab,
-            uint128(amount),
+            uint128(fromLock + fromFree),
             uint128(fromLock),
-            uint128(paid + amount),
+            uint128(tabPaid[tab]),
             record.receipts
         );
         // forge-lint: disable-end(unsafe-typecast)
-    }
-
-    /// @dev Checks a voucher's signature, and lowers `amount` to what its signer may still spend.
-    function _spend(VoucherBatch.Record memory record, bytes32 digest, uint256 amount)
-        private
-        returns (uint256, SkipReason)
-    {
-        (address signer, SkipReason reason) = _signerOf(record.payer, digest, record.r, record.vs);
-        if (reason != SkipReason.None || signer == record.payer) return (amount, reason);
-        Signer storage state = _signers[record.payer][signer];
-        amount = _min(amount, _capLeft(state));
-        if (amount == 0) return (0, SkipReason.SignerCapReached);
-        // forge-lint: disable-next-line(unsafe-typecast) no more than the cap
-        state.spent += uint96(amount);
-        // forge-lint: disable-next-line(unsafe-typecast) no more than the cap
-        emit SignerSpent(record.payer, signer, uint128(amount), state.spent);
-        return (amount, SkipReason.None);
     }
 
     /// @dev Each split is rounded down; the payee has the rest.
@@ -488,8 +498,19 @@ contract Escrow is IEscrow, EIP712, ReentrancyGuardTransient {
         return msg.sender == account || _signers[account][msg.sender].expiry > block.timestamp;
     }
 
-    function _capLeft(Signer storage state) private view returns (uint128) {
+    function _capLeft(address account, address signer) private view returns (uint256) {
+        Signer storage state = _signers[account][signer];
         return state.spent < state.cap ? state.cap - state.spent : 0;
+    }
+
+    /// @dev Counts what left the free funds by the hand of `signer`: to a payee, or into a lock.
+    function _countSpent(address account, address signer, uint256 amount) private {
+        if (amount == 0) return;
+        Signer storage state = _signers[account][signer];
+        // forge-lint: disable-start(unsafe-typecast) no more than is left of the cap
+        state.spent += uint96(amount);
+        emit SignerSpent(account, signer, uint128(amount), state.spent);
+        // forge-lint: disable-end(unsafe-typecast)
     }
 
     /// @dev What the lock of `payer` holds for `payee`; nothing, if an exit ended it.

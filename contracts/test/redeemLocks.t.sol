@@ -88,16 +88,52 @@ contract RedeemLocksTest is EscrowTest {
         assertSkippedHere(withSplit(20));
     }
 
-    function test_DrawsFreeFundsForSplits_ForAnyone() public {
+    /// @dev Nor free funds: they would be paid instead of the lock, and lack to another payee.
+    function test_DrawsNothingForSplits_ForAnyone_WhereThereIsALock() public {
         setLock(70, 1);
-        vm.expectEmit(address(escrow));
-        IEscrow.Voucher memory statement = voucher(80);
-        statement.splits = keccak256(abi.encodePacked(curator, uint16(5000)));
-        emit IEscrow.VoucherRedeemed(payer, payee, tab(statement), 30, 0, 30, statement.receipts);
+        vm.prank(stranger);
+        assertSkippedHere(withSplit(80));
+        assertAccount(payer, 30, 70);
+        vm.prank(payee);
+        escrow.redeem(withSplit(80));
+        assertAccount(payer, 20, 0);
+    }
+
+    function test_DrawsFreeFundsForSplits_ForAnyone() public {
+        setRivalLock(70, 1);
         vm.prank(stranger);
         (uint256 amount,) = escrow.redeem(withSplit(80));
         vm.assertEq(amount, 30);
         assertAccount(payer, 0, 70);
+    }
+
+    /// @dev A payer must not void a lock by using its signer's cap up elsewhere.
+    function test_DrawsTheLock_WhateverIsLeftOfTheSignersCap() public {
+        vm.prank(payer);
+        escrow.setSigner(signer, START + 10, 40);
+        setLock(50, 1);
+        vm.assertEq(redeemOne(toRival(1000), SIGNER_KEY), 40);
+        // 50 out of the lock; for the 10 that are free the cap has no room.
+        vm.assertEq(redeemOne(voucher(1000), SIGNER_KEY), 50);
+        assertAccount(payer, 10, 0);
+        assertSkipped(
+            plain(record(voucher(1000), SIGNER_KEY)), payer, IEscrow.SkipReason.SignerCapReached
+        );
+        (,, uint128 spent) = escrow.signers(payer, signer);
+        vm.assertEq(spent, 40);
+    }
+
+    function test_CountsFreeFundsOnly_AgainstTheSignersCap() public {
+        vm.prank(payer);
+        escrow.setSigner(signer, START + 10, 45);
+        setLock(30, 1);
+        vm.recordLogs();
+        vm.assertEq(redeemOne(voucher(20), SIGNER_KEY), 20);
+        vm.assertEq(vm.getRecordedLogs().length, 2);
+        vm.expectEmit(address(escrow));
+        emit IEscrow.SignerSpent(payer, signer, 40, 40);
+        vm.assertEq(redeemOne(voucher(70), SIGNER_KEY), 50);
+        vm.assertEq(redeemOne(voucher(90), SIGNER_KEY), 5);
     }
 
     function test_DrawsALockWithoutSplits_ForAnyone() public {

@@ -145,25 +145,44 @@ contract SubmitLockTest is EscrowTest {
         escrow.setSigner(signer, START + 100 days, 50);
         vm.assertEq(redeemOne(voucher(20), SIGNER_KEY), 20);
 
-        IEscrow.Lock memory statement = lock(31, 1);
+        assertCapExceeded(lock(31, 1), 30);
+        IEscrow.Lock memory statement = lock(25, 1);
         bytes memory signature = signed(statement, SIGNER_KEY);
-        expectError(IEscrow.Escrow_SignerCapExceeded.selector, 30);
+        vm.expectEmit(address(escrow));
+        emit IEscrow.SignerSpent(payer, signer, 25, 45);
         escrow.submitLock(statement, signature);
-        statement = lock(30, 1);
-        escrow.submitLock(statement, signed(statement, SIGNER_KEY));
-        assertAccount(payer, 50, 30);
+        assertAccount(payer, 55, 25);
 
-        // What it cannot raise to, it can keep, and with the payee's consent lower to.
-        setLock(45, 2);
+        // What the payer locks itself doesn't count; what the signer adds to it does.
+        setLock(40, 2);
+        assertCapExceeded(lock(46, 3), 5);
         statement = lock(45, 3);
-        statement.expiry += 1;
         escrow.submitLock(statement, signed(statement, SIGNER_KEY));
-        statement = lock(40, 4);
+        assertAccount(payer, 35, 45);
+        assertCapExceeded(lock(46, 4), 0);
+
+        // What it cannot raise it can keep, and with the payee's consent lower.
+        statement = lock(45, 4);
+        statement.expiry += 1;
+        vm.recordLogs();
+        escrow.submitLock(statement, signed(statement, SIGNER_KEY));
+        statement = lock(40, 5);
         statement.expiry += 1;
         signature = signed(statement, SIGNER_KEY);
         vm.prank(payee);
         escrow.submitLock(statement, signature);
+        vm.assertEq(vm.getRecordedLogs().length, 2);
         assertAccount(payer, 40, 40);
+
+        // Lowered is not given back.
+        assertCapExceeded(lock(41, 6), 0);
+    }
+
+    function assertCapExceeded(IEscrow.Lock memory statement, uint256 left) private {
+        statement.expiry = START + 60 days;
+        bytes memory signature = signed(statement, SIGNER_KEY);
+        expectError(IEscrow.Escrow_SignerCapExceeded.selector, left);
+        escrow.submitLock(statement, signature);
     }
 
     function test_TakesAnAccountWithCode() public {

@@ -19,6 +19,11 @@ pragma solidity 0.8.37;
 /// full, in any order. Free first, a redemption would leave a lock larger than what is owed under it
 /// and starve the next payee.
 ///
+/// What is guaranteed. Only the lock: free funds can go to anybody at any moment, the payer's own
+/// friends among them. Until its expiry, or until an exit that was asked for EXIT_DELAY before, a
+/// lock falls only by its payee's hand or to its payee's credit. A payee that takes vouchers signed
+/// by a signer relies on the signer's expiry too, which only {thawSigner} brings nearer.
+///
 /// Statements. EIP-712 typed data in the domain `GPU Market`, version `1`, this chain, this contract:
 ///
 ///     Voucher(address payer,address payee,bytes32 model,bytes32 splits,uint128 cumulative,bytes32 receipts)
@@ -46,7 +51,11 @@ pragma solidity 0.8.37;
 ///
 /// Splits are strictly increasing by payee and never name zero, the group's payee or this contract;
 /// none has 0 basis points; together at most 5,000. Of a group's total each split is rounded down,
-/// and the group's payee gets the rest.
+/// and the group's payee gets the rest: paying in ever smaller steps saves it less than one unit per
+/// split and step, which no chain is cheap enough to make worth while.
+///
+/// Every event has as its first topic the account whose state it tells, so that one filter on it
+/// follows an account.
 interface IEscrow {
     // ------------------------------------------------------------------------------------ types
 
@@ -93,7 +102,8 @@ interface IEscrow {
     /// @param BadSignature Signed neither by the payer nor by a signer of the payer.
     /// @param SignerExpired Signed by a signer of the payer whose authority has ended.
     /// @param SignerCapReached The signer's cap is used up.
-    /// @param LockReserved Only the lock is left, and it is not the caller's to draw: see {redeem}.
+    /// @param LockReserved The payer has a lock for this payee, the group has splits, and the caller
+    /// is neither the payee nor a signer of it: see {redeem}.
     enum SkipReason {
         None,
         NothingOwed,
@@ -127,13 +137,15 @@ interface IEscrow {
         address indexed payer, address indexed payee, uint128 amount, uint64 nonce, uint64 expiry
     );
 
-    /// @notice `signer` may sign for `account` until `expiry`, and spend `cap` in its whole life.
+    /// @notice `signer` may sign for `account` until `expiry`, and take `cap` out of its free funds
+    /// in its whole life.
     event SignerSet(address indexed account, address indexed signer, uint64 expiry, uint128 cap);
 
     /// @notice The authority of `signer` now ends at `expiry`.
     event SignerThawed(address indexed account, address indexed signer, uint64 expiry);
 
-    /// @notice A voucher by `signer` was paid `amount`; `spent` is its total so far.
+    /// @notice `amount` left the free funds of `account` on the word of `signer`: to a payee, or into
+    /// a lock. `spent` is its total so far.
     event SignerSpent(
         address indexed account, address indexed signer, uint128 amount, uint128 spent
     );
@@ -195,8 +207,8 @@ interface IEscrow {
     error Escrow_LockNotLowered(uint128 amount);
     /// @notice There are only `free` free funds to lock.
     error Escrow_FreeFundsTooLow(uint256 free);
-    /// @notice The signer has only `remaining` of its cap left.
-    error Escrow_SignerCapExceeded(uint128 remaining);
+    /// @notice Of the signer's cap only this is left.
+    error Escrow_SignerCapExceeded(uint256 left);
     /// @notice The caller is neither `account` nor a signer of it.
     error Escrow_NotAuthorised(address account);
     /// @notice The signer, its expiry or its cap is out of range.
@@ -253,7 +265,7 @@ interface IEscrow {
     /// @notice Sets a lock to `lock.total`, as its payer signed; the difference moves between free
     /// and locked funds. Anyone may submit what keeps or strengthens a lock. A smaller total, or an
     /// earlier expiry, of a lock that is live and not empty takes effect only when the payee or
-    /// a signer of it sends it. A signer of the payer may raise a lock up to what is left of its cap.
+    /// a signer of it sends it. What a signer of the payer adds to a lock counts against its cap.
     /// @dev Errors: LockExpired, NonceStale, LockWeakened, SignatureInvalid, SignerCapExceeded,
     /// FreeFundsTooLow, GasTooLow.
     function submitLock(Lock calldata lock, bytes calldata signature) external;
@@ -273,10 +285,12 @@ interface IEscrow {
 
     // ---------------------------------------------------------------------------------- signers
 
-    /// @notice Lets `signer` sign vouchers, locks and releases for the caller until `expiry`, and
-    /// vouchers up to `cap` over its whole life (what it has spent is never reset). With `cap` 0 it
-    /// signs releases, and acts for the caller as a payee, but spends nothing. While the signer is
-    /// live both may only rise, since payees rely on them.
+    /// @notice Lets `signer` sign vouchers, locks and releases for the caller until `expiry`, and act
+    /// for it as a payee. `cap` limits what it may move out of free funds over its whole life, to
+    /// payees or into locks; neither what it has spent nor what a lock gives back is reset. What is
+    /// in a lock already it may spend on that lock's payee without limit: else a payer could use the
+    /// cap up elsewhere, and void the lock. While the signer is live expiry and cap may only rise,
+    /// since payees rely on them.
     /// @param cap At most type(uint96).max.
     /// @dev Errors: SignerInvalid, SignerWeakened.
     function setSigner(address signer, uint64 expiry, uint128 cap) external;
@@ -294,9 +308,9 @@ interface IEscrow {
     /// payer or on the chain's state never does: such a voucher is skipped, with an event. A voucher
     /// that cannot be paid in full is paid in part, and the rest stays owed under the same voucher.
     ///
-    /// A lock is drawn for a group with splits only if the caller is the payee or a signer of it.
-    /// Otherwise a payer could sign, and redeem, a voucher on splits that the payee never agreed to,
-    /// and pass half of the lock to itself.
+    /// Where the payer has a lock for the payee, a group with splits is paid only to a caller that is
+    /// the payee or a signer of it. Otherwise a payer could sign, and redeem, a voucher on splits that
+    /// the payee never agreed to, and pass half of the lock to itself.
     /// @return amount What was paid in all.
     /// @return skipped How many records were skipped.
     /// @dev Errors: BatchMalformed, SplitsInvalid, GasTooLow.

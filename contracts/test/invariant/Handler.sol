@@ -86,7 +86,7 @@ contract Handler is Market {
         total = uint128(bound(total, 0, free(d.payer) + d.amount));
         if (hot) {
             if (!signerLive(d.payer)) return;
-            if (total > d.amount && total > signerCapLeft(d.payer)) return;
+            if (total > d.amount && total - d.amount > signerCapLeft(d.payer)) return;
             d.key = SIGNER_KEYS + d.payer;
         }
         uint64 expiry = uint64(block.timestamp + bound(time, 1, 3 days));
@@ -164,24 +164,27 @@ contract Handler is Market {
         bytes32 id = tabId(d.payer, d.payee, kind);
         uint256 held = free(d.payer);
         uint256 paid = escrow.tabPaid(id);
+        uint256 capLeft = signerCapLeft(d.payer);
         bytes memory records = recordOf(d.payer, d.payee, kind, rise, hand(key));
         redeemAs(byPayee ? payee(d.payee) : address(0xBAD), groupOf(d.payee, kind, records));
-        checkPaid(d, held, escrow.tabPaid(id) - paid, byPayee || kind != 2);
+        checkPaid(d, held, escrow.tabPaid(id) - paid);
         if (hand(key) > 1) vm.assertEq(escrow.tabPaid(id), paid, "paid without a signature");
-        if (hand(key) != 0 || lastCumulative <= paid) return;
-        // Signed by the payer itself: nothing but money limits it.
-        uint256 reach = held + (byPayee || kind != 2 ? d.amount : 0);
+        bool reserved = d.amount != 0 && kind == 2 && !byPayee;
+        if (reserved) vm.assertEq(escrow.tabPaid(id), paid, "a lock drawn by others");
+        if (reserved || hand(key) > 1 || lastCumulative <= paid) return;
+        if (hand(key) == 1 && !signerLive(d.payer)) return;
+        // A lock pays whatever signer the payer has; free funds, up to the signer's cap.
+        uint256 reach = d.amount + (hand(key) == 0 ? held : min(held, capLeft));
         vm.assertEq(escrow.tabPaid(id), min(lastCumulative, paid + reach), "paid all that is there");
     }
 
     /// @param before The lock as it was.
     /// @param held The free funds as they were.
-    /// @param draws Whether the caller may draw on the lock.
-    function checkPaid(Draft memory before, uint256 held, uint256 amount, bool draws) private view {
+    function checkPaid(Draft memory before, uint256 held, uint256 amount) private view {
         (uint128 lockLeft,,) = escrow.lockOf(payer(before.payer), payee(before.payee));
         uint256 fromLock = before.amount - lockLeft;
         vm.assertEq(free(before.payer) + amount, held + fromLock, "from its lock and free funds");
-        vm.assertEq(fromLock, draws ? min(amount, before.amount) : 0, "its own lock first");
+        vm.assertEq(fromLock, min(amount, before.amount), "its own lock first");
     }
 
     /// @notice A batch of several groups with records of all sorts.
@@ -195,7 +198,7 @@ contract Handler is Market {
             for (uint256 j = 0; j < 1 + (seed >> 16) % 4; ++j) {
                 seed = uint256(keccak256(abi.encode(seed)));
                 records = abi.encodePacked(
-                    records, recordOf(seed % PAYERS, to, kind, uint128(seed >> 24), hand(seed >> 8))
+                    records, recordOf(seed % PAYERS, to, kind, seed >> 24, hand(seed >> 8))
                 );
             }
             batch = abi.encodePacked(batch, groupOf(to, kind, records));
@@ -232,7 +235,7 @@ contract Handler is Market {
     }
 
     /// @param who 0 the payer, 1 its signer, 2 the payee, 3 noise.
-    function recordOf(uint256 by, uint256 to, uint256 kind, uint128 rise, uint256 who)
+    function recordOf(uint256 by, uint256 to, uint256 kind, uint256 rise, uint256 who)
         private
         returns (bytes memory)
     {
