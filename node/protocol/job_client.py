@@ -203,10 +203,9 @@ def step(job: ClientJob, event: Event) -> Step:
         case GiveUp():
             return _cut(job, event.reason, event.why)
         case Gone():
-            return _gone(job, event.why)
+            return _left(job, CutoffReason.LOST, event.why)
         case ReceiptOverdue():
-            why = job.failure or "the worker sent no receipt"
-            return _pay_delivered(replace(job, phase=Phase.DONE, failure=why))
+            return _left(job, CutoffReason.STALLED, "the worker sent no receipt")
         case _:
             assert_never(event)
 
@@ -313,9 +312,11 @@ def _receipted(job: ClientJob, event: Receipted) -> Step:
     return replace(job, accepted_micro=amount), (Pay(accepted_micro=amount, receipt=event.digest),)
 
 
-def _gone(job: ClientJob, why: str) -> Step:
-    job = replace(job, phase=Phase.DONE, failure=job.failure or why)
-    return _pay_delivered(job)
+def _left(job: ClientJob, reason: CutoffReason, why: str) -> Step:
+    """No receipt will come.  The cutoff says for the transcript where the segment ended."""
+    job, effects = (job, ()) if job.cut is not None else _cut(job, reason, job.failure or why)
+    job, paid = _pay_delivered(replace(job, phase=Phase.DONE, failure=job.failure or why))
+    return job, (*effects, *paid)
 
 
 def _cut(job: ClientJob, reason: CutoffReason, why: str) -> Step:

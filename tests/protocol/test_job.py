@@ -295,6 +295,8 @@ def test_a_lost_worker_is_paid_for_what_came() -> None:
     assert link.c.accepted_micro == 10 + 2 * 7
     assert link.c.failure == "connection lost"
     assert link.c.phase is client.Phase.DONE
+    assert link.c.cut is not None
+    assert (link.c.cut.position, link.c.cut.reason) == (2, CutoffReason.LOST)
 
 
 def test_a_refusal_ends_it_unpaid() -> None:
@@ -385,6 +387,8 @@ def test_money_rules_hold_under_any_interleaving(
     assert link.c.accepted_micro <= client.cost_at(link.c, len(link.shown))
     assert link.shown == link.sent[: len(link.shown)]
     assert len(link.shown) <= output_max
+    if link.c.phase is client.Phase.DONE:
+        assert link.c.receipt is not None or link.c.cut is not None, "nothing says where it ended"
     if link.c.receipt is not None:
         assert link.c.receipt.amount == link.c.accepted_micro
 
