@@ -11,7 +11,7 @@ from node.config import ChainConfig, WorkerConfig
 from node.errors import Unavailable, WalletError
 from node.protocol.fields import Address, Hash, Signed
 from node.protocol.statements import Lock
-from node.roles.ports import Chain, ChainView, Clock
+from node.roles.ports import Account, Chain, ChainView, Clock, LockState
 from node.roles.redemption import Due, Gas, Plan, Policy, plan, plan_all
 from node.units import MS_PER_S
 
@@ -195,6 +195,8 @@ class Redeemer:
         self._fee_wei = 0
         self._last_s = 0
         self._problem = ""
+        self._refused: dict[Hash, _State] = {}
+        """What stood behind vouchers when the escrow skipped them: no gas twice for the same."""
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Redeem until cancelled.  Trouble with the chain is waited out, and shows in `status`."""
@@ -273,7 +275,7 @@ class Redeemer:
             return
         chosen = plan(
             dues,
-            await self._views(dues),
+            self._unrefused(dues, await self._views(dues)),
             policy=self._policy,
             gas=await self._settlement.gas(),
             now_s=self._clock.unix_ms() // MS_PER_S,
@@ -300,8 +302,22 @@ class Redeemer:
         for batch in batches:
             redemption = await self._settlement.redeem(batch)
             await self._record(redemption)
+            unpaid = [due for due in batch if due.tab not in redemption.paid]
+            views = await self._views(unpaid)
+            self._refused.update({due.tab: _state(due, views[due.tab]) for due in unpaid})
             done.append(redemption)
         return tuple(done)
+
+    def _unrefused(
+        self, dues: Sequence[Due], views: Mapping[Hash, ChainView]
+    ) -> dict[Hash, ChainView]:
+        """Views of the dues, without those that the escrow refused as they still are."""
+        self._refused = {tab: state for tab, state in self._refused.items() if tab in views}
+        return {
+            due.tab: views[due.tab]
+            for due in dues
+            if self._refused.get(due.tab) != _state(due, views[due.tab])
+        }
 
     async def _record(self, redemption: Redemption) -> None:
         await self._claims.redeemed(redemption.paid)
@@ -332,3 +348,11 @@ class Redeemer:
         if why and why != self._problem:
             _log.warning("redeeming is held up", reason=why)
         self._problem = why
+
+
+_State = tuple[bytes, Account, LockState, int]
+
+
+def _state(due: Due, view: ChainView) -> _State:
+    """All that decides whether the escrow pays a voucher."""
+    return due.voucher.signature, view.account, view.lock, view.signer_left_micro

@@ -111,14 +111,19 @@ def payable(dues: Sequence[Due], views: Mapping[Hash, ChainView]) -> tuple[tuple
         pair = due.payer, due.voucher.statement.payee
         signed = due.payer, due.signer
         lock = locks.setdefault(pair, view.lock.amount_micro)
-        rest = free.setdefault(due.payer, view.account.free_micro)
+        free_left = free.setdefault(due.payer, view.account.free_micro)
         cap = caps.setdefault(signed, view.signer_left_micro)
-        amount = min(due.owed_micro, lock + rest, cap)
+        if view.signer_expiry_s <= view.block_time_s:
+            continue
+        # The lock first; a signer's cap limits only what it takes out of free funds.
+        from_lock = min(due.owed_micro, lock)
+        from_free = min(due.owed_micro - from_lock, free_left, cap)
+        amount = from_lock + from_free
         if amount <= 0:
             continue
-        locks[pair] = max(0, lock - amount)
-        free[due.payer] = rest - max(0, amount - lock)
-        caps[signed] = cap - amount
+        locks[pair] = lock - from_lock
+        free[due.payer] = free_left - from_free
+        caps[signed] = cap - from_free
         found.append((due, amount))
     return tuple(found)
 

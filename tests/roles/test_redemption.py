@@ -180,7 +180,10 @@ def test_what_a_payer_has_bounds_what_its_vouchers_bring() -> None:
     assert payable([one, two], {one.tab: poor, two.tab: poor}) == ((one, 700), (two, 200))
     capped = view(signer_left=100)
     assert payable([one], {one.tab: capped}) == ((one, 100),)
+    locked = view(signer_left=100, lock=50)
+    assert payable([one], {one.tab: locked}) == ((one, 150),), "a lock is beyond the cap"
     assert payable([one], {one.tab: view(signer_left=0)}) == ()
+    assert payable([one], {one.tab: view(signer_ends_s=0, lock=50)}) == ()
     assert payable([one], {}) == ()
     assert plan_all([one], {one.tab: view(free=0)}) is None
     found = plan_all([one, two], {one.tab: poor, two.tab: poor})

@@ -16,6 +16,7 @@ from node.protocol.fields import Address, Hash, Signed
 from node.protocol.signing import address_of_key
 from node.protocol.statements import Lock
 from node.roles import redeemer as redeemer_module
+from node.roles import redemption as redemption_module
 from node.roles.redeemer import Redeemer
 from node.roles.redemption import Due
 from tests.adapters.chain.proxy import every, faulty
@@ -158,6 +159,25 @@ async def test_half_of_the_credit_is_redeemed_by_itself(world: World, worker: Wo
         await until(lambda: redeemer.status().redeemed_micro == 500)
         nursery.cancel_scope.cancel()
     assert worker.payments == [500]
+
+
+async def test_no_gas_is_spent_twice_on_what_the_escrow_skips(
+    world: World, worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redemption_module, "GAP_S", 0)
+    payer = world.key(deposit_micro=5_000)
+    forged = world.due(payer, worker.address, 900, signer_key=world.key())
+    worker.vouchers.give(replace(forged, signer=forged.payer))
+    redeemer = worker.redeemer()
+    async with world.blocks(), trio.open_nursery() as nursery:
+        await nursery.start(redeemer.run)
+        await until(lambda: redeemer.status().transactions == 1)
+        await trio.sleep(1)
+        assert redeemer.status().transactions == 1
+        worker.vouchers.give(world.due(payer, worker.address, 950))
+        await until(lambda: redeemer.status().redeemed_micro == 950)
+        nursery.cancel_scope.cancel()
+    assert len(worker.journal.rows) == 2
 
 
 @pytest.mark.parametrize("blocks", [0, 1, FINALITY_BLOCKS + 2])
