@@ -88,6 +88,8 @@ class Purchase:
         self._wanted: tuple[int, bytes | None] | None = None
         """Payment to make: cumulative micro of the segment, and the receipt's digest."""
         self._pay_wake = trio.Event()
+        self._over = False
+        """All effects are performed: no further payment will be wanted."""
         self.accepted_s: float | None = None
         self.first_token_s: float | None = None
         self._last_s = 0.0
@@ -102,6 +104,7 @@ class Purchase:
             nursery.start_soon(self._pay)
             while self.job.phase is not Phase.DONE:
                 await self._turn()
+            self._over = True
             self._pay_wake.set()
         return self.job
 
@@ -240,7 +243,7 @@ class Purchase:
     async def _pay(self) -> None:
         """Vouchers follow delivery without holding it up; only the latest amount matters."""
         award = self.job.award
-        while self._wanted is not None or self.job.phase is not Phase.DONE:
+        while self._wanted is not None or not self._over:
             await self._pay_wake.wait()
             self._pay_wake = trio.Event()
             if self._wanted is None:

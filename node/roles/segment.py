@@ -208,9 +208,9 @@ class Segment:
     async def _post_made(self, made: TokenStep) -> None:
         """Hand over a step; wait while what was made before still waits for payment."""
         if made.ids:
-            if not self._made:
-                await self._outbox.send(None)
             self._made.append(made)
+            if len(self._made) == 1:
+                await self._outbox.send(None)
         while self.job.held:
             self._room = trio.Event()
             await self._room.wait()
