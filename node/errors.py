@@ -76,6 +76,12 @@ class ConfigError(NodeError):
     exit_code = ExitCode.CONFIG
 
 
+class UsageError(NodeError):
+    """An argument that means nothing."""
+
+    exit_code = ExitCode.USAGE
+
+
 class CorruptState(NodeError):
     """The store contradicts itself, the chain or a peer's proof; going on could sign twice."""
 

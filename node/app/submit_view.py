@@ -1,0 +1,141 @@
+"""What a person sees of a job: the answer on stdout, all else on stderr; or one JSON object."""
+
+import sys
+import time
+from typing import Any
+
+from node.app.submit_request import SubmitRequest
+from node.protocol.auction_record import AuctionRecord
+from node.protocol.frames import Refusal, Refused
+from node.protocol.signing import checksum
+from node.protocol.statements import Finish
+from node.roles.client import Outcome
+from node.roles.market import Candidate, Effect, Event
+from node.units import MS_PER_S, format_micro
+
+FINISH_NAMES = {Finish.STOP: "stop", Finish.LENGTH: "length"}
+
+
+class SubmitView:
+    """Follows one job (`client.Watcher`)."""
+
+    def __init__(self, request: SubmitRequest, *, json: bool) -> None:
+        self._json = json
+        self._started_s = request.started_s
+        self.ready_s: float | None = None
+        """When the network was up, from the command's start; likewise the others."""
+        self.awarded_s: float | None = None
+        self.first_token_s: float | None = None
+        self._refusals = 0
+
+    def ready(self) -> None:
+        """The node is on the network."""
+        self.ready_s = self._elapsed_s()
+
+    def market(self, event: Event | Effect) -> None:
+        """The auction's steps are shown once, with its result."""
+
+    def awarded(self, candidate: Candidate) -> None:
+        """A worker was chosen."""
+        self.awarded_s = self._elapsed_s()
+        self.say(f"awarded to {checksum(candidate.session.peer)}: {candidate.reason}")
+
+    def refused(self, candidate: Candidate, refusal: Refusal) -> None:
+        """It would not."""
+        worker = checksum(candidate.session.peer)
+        names = {code.value: code.name for code in Refused}
+        code = names.get(refusal.code, str(refusal.code))
+        detail = f" ({refusal.detail})" if refusal.detail else ""
+        self.say(f"{worker} refused: {code}{detail}; looking for another")
+
+    def text(self, piece: str) -> None:
+        """More of the answer."""
+        if self.first_token_s is None:
+            self.first_token_s = self._elapsed_s()
+        if not self._json:
+            sys.stdout.write(piece)
+            sys.stdout.flush()
+
+    def say(self, line: str) -> None:
+        """One line for a person who watches."""
+        if not self._json:
+            sys.stderr.write(line + "\n")
+
+    def ended(self, outcome: Outcome, *, model: str, text: str, path: str) -> dict[str, Any]:
+        """Show how it went; returns the same as plain values."""
+        report = self._report(outcome, model=model, text=text, path=path)
+        if not self._json:
+            if text and not text.endswith("\n"):
+                sys.stdout.write("\n")
+                sys.stdout.flush()
+            self._summary(outcome, path)
+        return report
+
+    def _report(self, outcome: Outcome, *, model: str, text: str, path: str) -> dict[str, Any]:
+        job, terms = outcome.attempt.job, outcome.attempt.job.terms
+        return {
+            "job_id": outcome.job.hex(),
+            "model": model,
+            "model_id": "0x" + terms.model.hex(),
+            "worker": checksum(terms.worker),
+            "text": text,
+            "finish_reason": _finish(outcome),
+            "failure": outcome.failure or None,
+            "tokens_in": job.award.tokens_in,
+            "tokens_cached": job.tokens_cached,
+            "tokens_out": job.tokens_out,
+            "amount_micro": job.accepted_micro,
+            "prices": {
+                "in": terms.price_in,
+                "cached": terms.price_cached,
+                "out": terms.price_out,
+            },
+            "seed": outcome.seed,
+            "auction": outcome.auction.record().to_json(),
+            "timings": {
+                "start_ms": _ms(self.ready_s),
+                "auction_ms": _ms(self.awarded_s),
+                "first_token_ms": _ms(self.first_token_s),
+                "total_ms": _ms(self._elapsed_s()),
+            },
+            "receipt": path,
+        }
+
+    def _summary(self, outcome: Outcome, path: str) -> None:
+        job, record = outcome.attempt.job, outcome.auction.record()
+        for line in bid_lines(record):
+            self.say(line)
+        self.say(
+            f"{job.award.tokens_in} tokens in, {job.tokens_out} out, "
+            f"{format_micro(job.accepted_micro)} paid; first token after "
+            f"{self.first_token_s or 0:.2f} s, {self._elapsed_s():.2f} s in all"
+        )
+        self.say(f"receipt: {path}")
+
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self._started_s
+
+
+def bid_lines(record: AuctionRecord) -> list[str]:
+    """The bids as a small table, the best first, and why the winner won."""
+    lines = [f"{'worker':42}  {'price':>10}  {'score':>10}  {'tok/s':>8}  first token"]
+    for bid in record.to_json()["bids"]:
+        mark = "*" if bid["won"] else " "
+        predicted = bid["predicted"]
+        lines.append(
+            f"{bid['worker']}{mark} {format_micro(bid['price_micro']):>10}  {bid['score']:>10}  "
+            f"{predicted['rate_tps']:>8.1f}  {predicted['first_token_s'] * MS_PER_S:.0f} ms"
+            + (f"  ({bid['objection']})" if bid["objection"] else "")
+        )
+    return [*lines, f"reason: {record.reason}"]
+
+
+def _finish(outcome: Outcome) -> str:
+    complete = outcome.attempt.job.complete
+    if complete is None:
+        return "error" if outcome.failure else "cancelled"
+    return FINISH_NAMES[complete]
+
+
+def _ms(elapsed_s: float | None) -> int | None:
+    return None if elapsed_s is None else round(elapsed_s * MS_PER_S)
