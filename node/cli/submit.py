@@ -65,4 +65,7 @@ def _read(prompt: str | None) -> str:
         return prompt
     if prompt is None and sys.stdin.isatty():
         raise click.UsageError("no prompt: give one, or - for stdin")
-    return str(click.get_text_stream("stdin").read())
+    try:
+        return sys.stdin.buffer.read().decode()
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"stdin is not UTF-8: {error.reason}") from error
