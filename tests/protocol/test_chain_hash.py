@@ -1,7 +1,7 @@
 import hashlib
 import time
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.protocol import chain_hash
@@ -18,6 +18,7 @@ def test_a_head_is_the_hash_that_the_specification_writes_down() -> None:
     assert chain_hash.extend(first, [258]) == second
 
 
+@settings(deadline=None)
 @given(before=IDS, after=IDS)
 def test_chunks_do_not_matter(before: list[int], after: list[int]) -> None:
     head = chain_hash.start(CLIENT, JOB)
@@ -25,6 +26,7 @@ def test_chunks_do_not_matter(before: list[int], after: list[int]) -> None:
     assert chain_hash.extend(chain_hash.extend(head, before), after) == whole
 
 
+@settings(deadline=None)
 @given(ids=st.lists(st.integers(0, 2**32 - 1), min_size=1, max_size=20), at=st.integers(0, 19))
 def test_every_id_matters(ids: list[int], at: int) -> None:
     head = chain_hash.start(CLIENT, JOB)
@@ -40,6 +42,7 @@ def test_client_and_job_matter() -> None:
     assert chain_hash.start(CLIENT, JOB) != chain_hash.start(CLIENT, bytes(16))
 
 
+@settings(deadline=None)
 @given(text=st.binary(max_size=60), cut=st.integers(0, 60), again=st.integers(0, 60))
 def test_text_is_hashed_by_its_bytes_however_it_was_cut(text: bytes, cut: int, again: int) -> None:
     chain = chain_hash.TextChain(CLIENT, JOB)

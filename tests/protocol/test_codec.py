@@ -102,6 +102,7 @@ def test_files_come_back_as_they_were(cls: type[Any], data: st.DataObject) -> No
     assert codec.decode_struct(cls, codec.encode_struct(value)) == value
 
 
+@settings(deadline=None)
 @given(ids=st.lists(st.integers(0, 2**32 - 1), max_size=50))
 def test_ids_come_back_as_they_were(ids: list[int]) -> None:
     assert codec.unpack_ids(codec.pack_ids(ids)) == tuple(ids)

@@ -110,6 +110,7 @@ def test_type_strings_that_the_contract_has_too() -> None:
     assert signing.type_string(Terms).endswith("bytes32 ask)Split(address payee,uint16 bps)")
 
 
+@settings(deadline=None)
 @given(data=st.binary(max_size=300))
 def test_keccak_is_ethereums(data: bytes) -> None:
     assert signing.keccak256(data) == keccak(data)
@@ -135,6 +136,7 @@ def test_statements_of_equal_fields_and_other_types_differ() -> None:
     assert signing.digest(lock, DOMAIN) != signing.digest(release, DOMAIN)
 
 
+@settings(deadline=None)
 @given(key=keys)
 def test_the_high_s_twin_of_a_signature_is_refused(key: bytes) -> None:
     signed = signing.sign(CUTOFF, DOMAIN, key)
@@ -167,6 +169,7 @@ def test_what_is_no_signature_is_refused(signature: bytes) -> None:
         signing.recover(Signed(CUTOFF, signature), DOMAIN)
 
 
+@settings(deadline=None)
 @given(position=st.integers(0, 63), change=st.integers(1, 255))
 def test_a_changed_signature_is_not_the_signers(position: int, change: int) -> None:
     signed = signing.sign(CUTOFF, DOMAIN, KEY)
@@ -180,11 +183,13 @@ def test_signing_is_deterministic() -> None:
     assert signing.sign(CUTOFF, DOMAIN, KEY) == signing.sign(CUTOFF, DOMAIN, KEY)
 
 
+@settings(deadline=None)
 @given(address=st.binary(min_size=20, max_size=20))
 def test_addresses_for_people_have_their_checksum(address: bytes) -> None:
     assert signing.checksum(address) == to_checksum_address(address)
 
 
+@settings(deadline=None)
 @given(key=keys)
 def test_the_address_of_a_public_key(key: bytes) -> None:
     public = PrivateKey(key).public_key.format(compressed=False)

@@ -85,6 +85,7 @@ def test_every_byte_of_the_file_is_covered() -> None:
         assert failed(verify(bytes(changed)))[0] in ("encoding", "seal"), at
 
 
+@settings(deadline=None)
 @given(at=st.integers(0, 10_000), byte=st.integers(0, 255))
 def test_any_byte_may_be_anything_else(at: int, byte: int) -> None:
     file = FILE
@@ -93,7 +94,7 @@ def test_any_byte_may_be_anything_else(at: int, byte: int) -> None:
     assert verify(bytes(changed)).passed == (bytes(changed) == file)
 
 
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_bytes_taken_out_or_put_in_are_refused(data: st.DataObject) -> None:
     at = data.draw(st.integers(0, len(FILE)))
