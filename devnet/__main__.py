@@ -38,9 +38,12 @@ def up(*, workers: int, clients: int, folder: Path | None, misbehave: str, as_js
     signal.signal(signal.SIGINT, _interrupt)
     from devnet import network
     from devnet.chain import DevChainError
+    from devnet.misbehave import KINDS
     from devnet.processes import DevnetError
 
     kinds = tuple(kind for kind in misbehave.split(",") if kind)
+    if unknown := set(kinds) - KINDS.keys():
+        raise click.UsageError(f"no such misbehaviour: {', '.join(unknown)}; {', '.join(KINDS)}")
     options = network.Options(workers=workers, clients=clients, folder=folder, misbehave=kinds)
     try:
         with network.up(options) as running:
@@ -84,4 +87,8 @@ def _text(running: "Devnet") -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(standalone_mode=False))
+    try:
+        sys.exit(main(standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)

@@ -203,7 +203,7 @@ def _wait_ready(workers: list[Worker]) -> None:
     deadline_s = time.monotonic() + processes.READY_S
     for worker in workers:
         status = worker.process.wait_ready(deadline_s)
-        worker.model = status["models"][0]["model"]
+        worker.model = status["models"][0]["id"]
 
 
 @contextmanager
