@@ -33,9 +33,11 @@ class Cheat:
 
     def resign(self, frame: ProgressFrame | ReceiptFrame, **changes: Any) -> Frame:
         """The frame with a changed statement under a valid signature."""
-        name = "progress" if isinstance(frame, ProgressFrame) else "receipt"
-        statement = replace(getattr(frame, name).statement, **changes)
-        return replace(frame, **{name: signing.sign(statement, self.domain, self.key)})
+        if isinstance(frame, ProgressFrame):
+            progress = replace(frame.progress.statement, **changes)
+            return replace(frame, progress=signing.sign(progress, self.domain, self.key))
+        receipt = replace(frame.receipt.statement, **changes)
+        return replace(frame, receipt=signing.sign(receipt, self.domain, self.key))
 
 
 def overbill(cheat: Cheat, frame: Frame) -> Sequence[Frame]:
@@ -158,7 +160,7 @@ class CheatingTransport:
     async def inbound(self) -> AsyncIterator[Session]:
         """Each session, wrapped."""
         async for session in self._transport.inbound():
-            yield _Session(session, self._tamper, self._make)  # type: ignore[misc]
+            yield _Session(session, self._tamper, self._make)
 
 
 def main() -> int:

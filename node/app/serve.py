@@ -1,0 +1,120 @@
+"""`node serve`: a worker from its start to the end of its drain."""
+
+import signal
+import sys
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import asdict
+from typing import Any
+
+import trio
+
+from node.adapters.store import open_stores
+from node.app.control import serve_control
+from node.app.domain import domain_of
+from node.app.home import Home
+from node.app.redeem import parse_claim, redeem_json
+from node.app.unlock import session_key
+from node.app.vendor import Around, Vendor, open_vendor, unchanged
+from node.config import Config
+from node.errors import ExitCode
+from node.protocol.signing import checksum
+
+
+def run(config: Config, *, around: Around = unchanged) -> int:
+    """Serve until told to stop; returns the exit code.
+
+    Raises:
+        ConfigError: The home, a setting, the model or the port can't be used.
+    """
+    return trio.run(_serve, config, around)
+
+
+async def _serve(config: Config, around: Around) -> int:
+    home = Home(config.home)
+    with home.own("serve"):
+        key = session_key(config)
+        with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async with (
+                open_stores(home.store, domain=domain_of(config)) as stores,
+                open_vendor(config, key, stores, around=around) as vendor,
+                trio.open_nursery() as nursery,
+            ):
+                await nursery.start(serve_control, home, _methods(vendor))
+                _say_ready(vendor)
+                await anext(signals)
+                await _drain(config, vendor, signals)
+                nursery.cancel_scope.cancel()
+    return ExitCode.OK
+
+
+async def _drain(config: Config, vendor: Vendor, signals: AsyncIterator[int]) -> None:
+    """Take nothing new; let running segments end; a second signal ends them."""
+    vendor.seller.drain()
+    if not vendor.worker.active:
+        return
+    sys.stderr.write(
+        f"draining: {vendor.worker.active} running, at most {config.worker.drain_s:g} s; "
+        "a second signal stops at once\n"
+    )
+
+    async def stop_on_signal() -> None:
+        await anext(signals)
+        nursery.cancel_scope.cancel()
+
+    with trio.move_on_after(config.worker.drain_s):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(stop_on_signal)
+            await vendor.worker.wait_idle()
+            nursery.cancel_scope.cancel()
+
+
+def _say_ready(vendor: Vendor) -> None:
+    lines = [f"worker   {checksum(vendor.address)}"]
+    lines += [f"listens  {addr}" for addr in vendor.transport.addrs]
+    for model in vendor.engine.models():
+        lines.append(
+            f"sells    {model.manifest.name} (0x{model.manifest.model_id.hex()}), "
+            f"{model.slots} at once, {model.rates.decode_tps:.0f} tok/s"
+        )
+    sys.stderr.write("\n".join([*lines, "ready", ""]))
+    sys.stderr.flush()
+
+
+def _methods(vendor: Vendor) -> Mapping[str, Any]:
+    """What other commands of this home may ask the running node."""
+
+    async def status(_parameters: Mapping[str, Any]) -> dict[str, Any]:
+        return _status(vendor)
+
+    async def redeem(parameters: Mapping[str, Any]) -> dict[str, Any]:
+        to = parse_claim(str(parameters.get("claim_to", "")))
+        return redeem_json(await vendor.till.redeemer.redeem_now(claim_to=to))
+
+    return {"status": status, "redeem": redeem}
+
+
+def _status(vendor: Vendor) -> dict[str, Any]:
+    load, sales = vendor.engine.load(), vendor.seller.sales()
+    return {
+        "draining": vendor.seller.draining,
+        "addrs": list(vendor.transport.addrs),
+        "peers": len(vendor.transport.sessions()),
+        "models": [
+            {
+                "name": model.manifest.name,
+                "id": "0x" + model.manifest.model_id.hex(),
+                "context": model.context,
+                "slots": model.slots,
+                "rates": asdict(model.rates),
+            }
+            for model in vendor.engine.models()
+        ],
+        "jobs": {"active": vendor.worker.active, "slots": load.slots, "queued": load.queued},
+        "sales": asdict(sales),
+        "redeemer": asdict(vendor.till.redeemer.status()),
+        "chain": {
+            "block": vendor.till.chain.block,
+            "age_s": vendor.till.chain.age_s,
+            "rpc": [asdict(each) for each in vendor.till.rpc.health()],
+        },
+    }
