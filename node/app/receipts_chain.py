@@ -144,8 +144,8 @@ def _authority(voucher: Voucher, signer: Address, view: ChainView) -> Check:
 def _cover(voucher: Voucher, open_micro: int, view: ChainView) -> Check:
     """Whether the voucher would be paid now.  Free funds are shared with other payees' vouchers."""
     lock_micro = view.lock.amount_micro if view.lock.expiry_s > view.block_time_s else 0
-    funds_micro = view.account.free_micro + lock_micro
-    covered_micro = min(funds_micro, view.signer_left_micro)
+    # A signer's cap bounds what it takes out of free funds (IEscrow.sol, SignerSet).
+    covered_micro = lock_micro + min(view.account.free_micro, view.signer_left_micro)
     detail = (
         f"{format_micro(open_micro)} of the tab's {format_micro(voucher.cumulative)} are not "
         f"redeemed; up to {format_micro(covered_micro)} would be paid now"

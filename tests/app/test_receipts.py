@@ -183,6 +183,7 @@ def both(authority: bool, redemption: bool) -> list[tuple[str, bool]]:
         (replace(GOOD, signer_expiry_s=1_000), both(False, True)),
         (replace(LOCKED, lock=replace(LOCKED.lock, expiry_s=1_000)), both(True, False)),
         (replace(GOOD, signer_left_micro=100), both(True, False)),
+        (replace(LOCKED, signer_left_micro=0), both(True, True)),
     ],
 )
 async def test_open_vouchers_need_authority_and_funds(

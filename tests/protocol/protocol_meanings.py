@@ -187,11 +187,11 @@ MEANINGS: dict[tuple[str, str], str] = {
     ("Lock", "payer"): "Account whose deposit is locked",
     ("Lock", "payee"): "For whom",
     ("Lock", "total"): "What is locked from now on; replaces, does not add",
-    ("Lock", "nonce"): "One more than the last lock's or release's of this pair",
+    ("Lock", "nonce"): "Above the pair's last one; locks and releases share the sequence",
     ("LockRelease", "payer"): "Account whose deposit was locked",
     ("LockRelease", "payee"): "For whom; signs",
     ("LockRelease", "total"): "What stays locked; not more than before",
-    ("LockRelease", "nonce"): "One more than the last lock's or release's of this pair",
+    ("LockRelease", "nonce"): "Above the pair's last one; locks and releases share the sequence",
     ("TranscriptSeal", "client"): "Of the awards; signs",
     ("TranscriptSeal", "job"): "Of the awards",
     # --- files
