@@ -9,7 +9,7 @@ VERBS = {
     "receipts": ("node.cli.receipts:receipts", "List, show and verify receipts"),
     "status": ("node.cli.status:status", "Show what this home's node is doing"),
     "earnings": ("node.cli.status:earnings", "Show what was earned, per model and hour"),
-    "redeem": ("node.cli.wallet:redeem", "Redeem earned vouchers on chain now"),
+    "redeem": ("node.cli.redeem:redeem", "Redeem earned vouchers on chain now"),
     "doctor": ("node.cli.doctor:doctor", "Check this machine and home, with numbered fixes"),
     "version": ("node.cli.version:version", "Show the version"),
 }
