@@ -61,7 +61,7 @@ def step(state: PayerState, event: Event, now_s: int) -> Step:
         case Flush():
             return _flush(_alive(state), event.tab_id)
         case MakeLock():
-            return _make_lock(_alive(state), event.lock, now_s)
+            return _make_lock(_alive(state), event, now_s)
         case FundsSeen():
             return _funds_seen(state, event)
         case HeldByPayee():
@@ -286,14 +286,19 @@ def _draft(tab: PayerTab, rising: list[Reservation], quoted: list[Reservation]) 
     )
 
 
-def _make_lock(state: PayerState, lock: SignedLock, now_s: int) -> Step:
-    assert state.funds is None or lock.payee in state.funds.locks, "read the pair's lock first"
-    seen = state.funds.locks[lock.payee].nonce if state.funds else 0
-    newest = max([seen, *(each.nonce for each in state.locks if each.payee == lock.payee)])
-    assert lock.nonce > newest, "a lock's nonce rises"
-    after = replace(state, locks=(*state.locks, lock))
+def _make_lock(state: PayerState, event: MakeLock, now_s: int) -> Step:
+    seen = state.funds.locks.get(event.payee) if state.funds else None
+    if state.funds is None or seen is None:
+        raise Unavailable("the chain has not said which locks there are")
+    lock = SignedLock(
+        payee=event.payee,
+        total_micro=event.total_micro,
+        nonce=max(seen.nonce, state.lock_nonces.get(event.payee, 0)) + 1,
+        expiry_s=event.expiry_s,
+    )
+    nonces = {**state.lock_nonces, event.payee: lock.nonce}
+    after = replace(state, locks=(*state.locks, lock), lock_nonces=nonces)
     _check_covered(after, now_s)
-    assert state.funds is not None
     if lock.total_micro > state.funds.signer_left_micro:
         raise WalletError("the paying account's limit for this node's key is reached")
     return after, (SaveLock(lock=lock),)

@@ -112,6 +112,8 @@ class PayerState:
     reservations: Mapping[SegmentRef, Reservation] = field(default_factory=dict)
     locks: tuple[SignedLock, ...] = ()
     """Signed, and not known to have landed or died."""
+    lock_nonces: Mapping[Address, int] = field(default_factory=dict)
+    """Highest that was ever signed, by payee: a lock that died uses its nonce up all the same."""
     funds: Funds | None = None
     halted: str = ""
     """Why nothing is signed any more; empty while all is well."""
@@ -160,7 +162,9 @@ class Flush:
 class MakeLock:
     """Reserve a part of the deposit for one payee."""
 
-    lock: SignedLock
+    payee: Address
+    total_micro: int
+    expiry_s: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,6 +23,7 @@ from node.protocol.payer_state import (
     Release,
     Reservation,
     Reserve,
+    SaveLock,
     SaveReservation,
     SignedLock,
 )
@@ -256,11 +257,10 @@ class Payer:
         for lock in pending:
             if lock.total_micro >= total_micro and lock.expiry_s >= expiry_s - LOCK_RENEW_S:
                 return self._book.locks[payee, lock.nonce]
-        assert state.funds is not None
-        nonce = max(state.funds.locks[payee].nonce, *(lock.nonce for lock in pending), 0) + 1
-        wanted = SignedLock(payee=payee, total_micro=total_micro, nonce=nonce, expiry_s=expiry_s)
-        self._book.step(MakeLock(lock=wanted))
-        return await self._sign_lock(wanted)
+        wanted = MakeLock(payee=payee, total_micro=total_micro, expiry_s=expiry_s)
+        (effect,) = self._book.step(wanted)
+        assert isinstance(effect, SaveLock)
+        return await self._sign_lock(effect.lock)
 
     async def refresh(self) -> None:
         """Read the escrow now; callers that wait for the same read share it.

@@ -47,13 +47,14 @@ class PayerBook:
         """Take over what was saved."""
         rows = await self.store.load()
         self.vouchers = dict(rows.vouchers)
-        self.watched = set(rows.locked_payees)
+        self.watched = set(rows.lock_nonces)
         self.locks = {(lock.statement.payee, lock.statement.nonce): lock for lock in rows.locks}
         self.state = replace(
             self.state,
             tabs={tab.id: tab for tab in rows.tabs},
             reservations={each.ref: each for each in rows.reservations},
             locks=tuple(_signed_lock(lock.statement) for lock in rows.locks),
+            lock_nonces=rows.lock_nonces,
             halted=rows.halted,
         )
 

@@ -32,8 +32,8 @@ class PayerRows:
     """Those not released, or with a receipt or amount that no voucher covers yet."""
     locks: tuple[Signed[Lock], ...]
     """Those not known to have ended."""
-    locked_payees: tuple[Address, ...]
-    """For whom a lock was ever signed."""
+    lock_nonces: Mapping[Address, int]
+    """Highest that was ever signed, by payee."""
     vouchers: Mapping[Hash, Signed[Voucher]]
     """The newest of each tab."""
     halted: str

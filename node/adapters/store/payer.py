@@ -196,13 +196,15 @@ def _load(connection: sqlite3.Connection) -> PayerRows:
     locks = connection.execute(
         "SELECT lock FROM locks_given WHERE ended = 0 ORDER BY payee, nonce"
     ).fetchall()
-    payees = connection.execute("SELECT DISTINCT payee FROM locks_given").fetchall()
+    nonces = connection.execute(
+        "SELECT payee, max(nonce) FROM locks_given GROUP BY payee"
+    ).fetchall()
     halt = connection.execute("SELECT value FROM meta WHERE key = ?", (HALT_KEY,)).fetchone()
     return PayerRows(
         tabs=tuple(_tab_in(row) for row in tabs),
         reservations=tuple(_reservation_in(row) for row in reservations),
         locks=tuple(signed_in(Lock, row[0]) for row in locks),
-        locked_payees=tuple(row[0] for row in payees),
+        lock_nonces=dict(nonces),
         vouchers={row[0]: signed_in(Voucher, row[10]) for row in tabs if row[10] is not None},
         halted=halt[0].decode() if halt else "",
     )
