@@ -16,6 +16,7 @@ from node.protocol.sampling import Sampling
 
 Floats = NDArray[np.float64]
 Logits = NDArray[np.float32] | NDArray[np.float16]
+Ids = NDArray[np.int64]
 
 PERSON: Final = b"gpunode-sampling"
 """BLAKE2b's personalisation: exactly 16 bytes."""
@@ -91,7 +92,7 @@ def choose(
     if sampling.temperature == 0.0:
         return int(scores.argmax())
     scores /= sampling.temperature
-    kept = _kept(scores, sampling, slack=0.0)
+    kept = _kept(scores, sampling)
     noisy = scores[kept] + gumbel(kept, sampling=sampling, position=position)
     return int(kept[noisy.argmax()])
 
@@ -113,8 +114,8 @@ def margin(
         sampling: What the client fixed.
         position: Output tokens of the whole job before this one.
         history: Prompt and output before the token; needed only if `sampling.penalises`.
-        slack: How far top-k's threshold (in scaled logits) and top-p's (in probability) may be
-            missed, since honest logits differ a little between machines.
+        slack: How far a scaled logit, and top-p's sum, may be off at the thresholds of the
+            filters, since honest logits differ a little between machines.
 
     Returns:
         The margin in units of logit over temperature (of logit, where the temperature is 0);
@@ -126,9 +127,11 @@ def margin(
     if sampling.temperature == 0.0:
         return float(scores.max() - scores[chosen])
     scores /= sampling.temperature
-    if chosen not in _kept(scores, sampling, slack=slack):
+    if chosen not in _possibly_kept(scores, sampling, slack):
         return float("inf")
-    sure = _kept(scores, sampling, slack=-slack)
+    sure = _surely_kept(scores, sampling, slack)
+    if not len(sure):
+        return 0.0
     noisy = scores[sure] + gumbel(sure, sampling=sampling, position=position)
     own = scores[chosen] + gumbel(np.array([chosen]), sampling=sampling, position=position)[0]
     return max(0.0, float(noisy.max() - own))
@@ -164,7 +167,7 @@ def _penalised(logits: Logits, sampling: Sampling, history: History | None) -> F
     return scores
 
 
-def _best_first(scores: Floats, count: int) -> NDArray[np.int64]:
+def _best_first(scores: Floats, count: int) -> Ids:
     """Ids of the `count` best scores, best first, ties by lower id."""
     if count <= 0:
         return np.empty(0, dtype=np.int64)
@@ -176,26 +179,28 @@ def _best_first(scores: Floats, count: int) -> NDArray[np.int64]:
     return ids[np.argsort(-scores[ids], kind="stable")][:count]
 
 
-def _kept(scores: Floats, sampling: Sampling, *, slack: float) -> NDArray[np.int64]:
-    """Ids that top-k and then top-p leave, with thresholds moved by `slack` towards more."""
+def _kept(scores: Floats, sampling: Sampling, *, more: float = 0.0) -> Ids:
+    """Ids that top-k and then top-p leave, with top-p's threshold raised by `more`."""
     ids = np.arange(len(scores))
     if 0 < sampling.top_k < len(scores):
-        ids = _top_k(scores, sampling.top_k, slack)
-    return ids if sampling.top_p >= 1.0 else _top_p(scores, ids, sampling.top_p + slack)
+        ids = np.sort(_best_first(scores, sampling.top_k))
+    return ids if sampling.top_p >= 1.0 else _top_p(scores, ids, sampling.top_p + more)
 
 
-def _top_k(scores: Floats, count: int, slack: float) -> NDArray[np.int64]:
-    best_ids = _best_first(scores, count)
-    threshold = scores[best_ids[-1]]
-    if slack == 0.0:
-        return np.sort(best_ids)
-    if slack > 0.0:
-        return np.flatnonzero(scores >= threshold - slack)
-    surely = np.flatnonzero(scores > threshold - slack)
-    return surely if len(surely) else best_ids[:1]
+def _possibly_kept(scores: Floats, sampling: Sampling, slack: float) -> Ids:
+    """Ids that logits a little different might have kept."""
+    kept = _kept(scores, sampling, more=slack)
+    return np.flatnonzero(scores >= scores[kept].min() - slack) if slack else kept
 
 
-def _top_p(scores: Floats, ids: NDArray[np.int64], mass: float) -> NDArray[np.int64]:
+def _surely_kept(scores: Floats, sampling: Sampling, slack: float) -> Ids:
+    """Ids that logits a little different would have kept as well."""
+    kept = _kept(scores, sampling, more=-slack)
+    others = np.delete(scores, kept)
+    return kept[scores[kept] > others.max() + slack] if slack and len(others) else kept
+
+
+def _top_p(scores: Floats, ids: Ids, mass: float) -> Ids:
     among = scores[ids]
     weights = np.exp(among - among.max())
     wanted = mass * float(weights.sum())

@@ -7,18 +7,14 @@ request with a prefix goes on exactly where another engine stopped.
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Protocol
 
 import trio
 
+from node.protocol.logprobs import TokenLogprob
 from node.protocol.manifest import Manifest
 from node.protocol.sampling import Sampling
-
-FinishReason = Literal["stop", "length"]
-"""`stop`: an end token or a stop string.  `length`: max_tokens, or the context is full."""
-
-Alternatives = tuple[tuple[int, float], ...]
-"""Token ids with their log-probabilities, best first."""
+from node.protocol.stops import FinishReason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,10 +39,9 @@ class TokenStep:
 
     ids: tuple[int, ...]
     """In order; an end token that ended the job is among them, and counts."""
-    logprobs: tuple[float, ...] = ()
-    """Natural log-probability of each id under the model itself; empty unless asked for."""
-    top_logprobs: tuple[Alternatives, ...] = ()
-    """Per id, the likeliest tokens; empty unless asked for."""
+    logprobs: tuple[TokenLogprob, ...] = ()
+    """One for each id, under the model itself (before penalties, temperature and filters); empty
+    unless asked for."""
     finish: FinishReason | None = None
     """Set in the last step only."""
     stop: str | None = None

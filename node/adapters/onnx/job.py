@@ -1,0 +1,92 @@
+"""One job in the engine: what is left to read, what was written, and how the next id is drawn."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from node.adapters.onnx.decoder import Cache
+from node.errors import PeerError
+from node.protocol.drawing import History, best, choose, log_softmax
+from node.protocol.logprobs import TokenLogprob
+from node.protocol.manifest import Manifest
+from node.protocol.stops import Decode, FinishReason, Output
+from node.roles.generation import GenerationRequest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """One token of one job, on its way to the reader."""
+
+    token: int
+    logprob: TokenLogprob | None
+    finish: FinishReason | None
+    stop: str | None
+
+
+class Job:
+    """State of one job.  The loop's thread owns it, but for `taken`."""
+
+    def __init__(self, request: GenerationRequest, manifest: Manifest, decode: Decode) -> None:
+        """
+        Raises:
+            PeerError: Ids outside the vocabulary, a prompt that is empty or too long, or a prefix
+                that has ended already.
+        """
+        self.request = request
+        before = request.prompt_ids + request.prefix_ids
+        room = manifest.context - len(before)
+        limit = min(request.max_tokens, room)
+        if not request.prompt_ids or limit < 1:
+            raise PeerError(f"a prompt of {len(before)} tokens; the context is {manifest.context}")
+        if not all(0 <= token < manifest.vocab for token in before):
+            raise PeerError("a token id outside the vocabulary")
+        self.unread = list(before)
+        """Ids to compute before the next one can be drawn."""
+        self.cache: Cache | None = None
+        """What was computed, while the job is in no batch."""
+        self.made = 0
+        """Ids that went out."""
+        self.taken = 0
+        """Ids that the reader took: written by the reader's thread only."""
+        self.paused = False
+        """Waits for its reader: written by the loop's thread only."""
+        self._output = Output(
+            decode=decode if request.stop else None,
+            eos_ids=manifest.eos_ids,
+            stops=request.stop,
+            max_tokens=len(request.prefix_ids) + limit,
+            ignore_eos=request.ignore_eos,
+        )
+        if any(self._output.push(token).finish for token in request.prefix_ids):
+            raise PeerError("a prefix that has ended already")
+        wanted = request.sampling.penalises
+        self._history = History(request.prompt_ids, request.prefix_ids) if wanted else None
+
+    def draw(self, logits: NDArray[Any]) -> Made:
+        """The next id from a row of logits; it becomes what is to be read next."""
+        sampling = self.request.sampling
+        token = choose(
+            logits, sampling=sampling, position=self._output.count, history=self._history
+        )
+        if self._history is not None:
+            self._history.push(token)
+        piece = self._output.push(token)
+        self.unread = [token]
+        self.made += 1
+        return Made(
+            token=token,
+            logprob=None
+            if sampling.logprobs is None
+            else _logprob(logits, token, sampling.logprobs),
+            finish=piece.finish,
+            stop=piece.stop,
+        )
+
+
+def _logprob(logits: NDArray[Any], token: int, count: int) -> TokenLogprob:
+    every = log_softmax(logits)
+    # As float32 already, so that what a reader sees is what the wire carries.
+    top = tuple((other, float(np.float32(value))) for other, value in best(every, count))
+    return TokenLogprob(chosen=float(np.float32(every[token])), top=top)

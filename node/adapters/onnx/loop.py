@@ -1,0 +1,217 @@
+"""The engine's loop: one thread that computes all jobs of one model in turns.
+
+A turn reads one chunk of one waiting prompt, then makes one token of every running job.  So a long
+prompt delays the others by a chunk at a time, and jobs join and leave between any two tokens.
+"""
+
+import queue
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final, assert_never
+
+import numpy as np
+
+from node.adapters.onnx.batch import Batch
+from node.adapters.onnx.decoder import Decoder
+from node.adapters.onnx.job import Job, Made
+from node.errors import Unavailable
+
+CHUNK_TOKENS: Final = 256
+CHUNK_LOGITS_BYTES: Final = 64 * 1024 * 1024
+"""Logits come at all positions, as float32: a large vocabulary makes chunks shorter."""
+CHUNK_TOKENS_MIN: Final = 16
+AHEAD_TOKENS: Final = 32
+"""A job that is so many ids ahead of its reader pauses until half of them are taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submit:
+    """A job wants a slot."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drop:
+    """Nobody reads the job any more."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Taken:
+    """A reader caught up: a paused job may go on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stop:
+    """End the loop."""
+
+
+Command = Submit | Drop | Taken | Stop
+Happened = tuple[Job, Made | Unavailable]
+Deliver = Callable[[Sequence[Happened]], None]
+
+
+class Loop:
+    """Jobs of one decoder.  `run` belongs to one thread; `tell` may be called from any."""
+
+    def __init__(
+        self, decoder: Decoder, *, slots: int, vocab: int, tokens_per_s_max: float, deliver: Deliver
+    ) -> None:
+        """
+        Args:
+            decoder: What computes.
+            slots: Jobs that are computed at once.
+            vocab: Tokens in a row of logits.
+            tokens_per_s_max: Most tokens per second of any one job; 0 for no limit.
+            deliver: Called once per turn, in the loop's thread, with what happened to which job.
+        """
+        self._decoder = decoder
+        self._slots = slots
+        per_row = CHUNK_LOGITS_BYTES // (4 * vocab)
+        self._chunk = max(CHUNK_TOKENS_MIN, min(CHUNK_TOKENS, per_row))
+        self._step_s = 1 / tokens_per_s_max if tokens_per_s_max > 0 else 0.0
+        self._deliver = deliver
+        self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
+        self._waiting: deque[Job] = deque()
+        self._reading: deque[Job] = deque()
+        self._batches: list[Batch[Job]] = []
+        self._paused: list[Job] = []
+        self._stopping = False
+        self._next_step_s = 0.0
+
+    def tell(self, command: Command) -> None:
+        """Queue a command; it is heard within one turn."""
+        self._commands.put(command)
+
+    def run(self) -> None:
+        """Until `Stop`."""
+        while not self._stopping:
+            self._listen()
+            self._admit()
+            self._resume()
+            happened = self._read_chunk() + self._step_all()
+            if happened:
+                self._deliver(happened)
+
+    def _listen(self) -> None:
+        """Take all commands; if there is nothing else to do now, wait for one."""
+        wait_s = self._idle_s()
+        while True:
+            try:
+                command = self._commands.get(block=wait_s != 0.0, timeout=wait_s)
+            except queue.Empty:
+                return
+            self._obey(command)
+            wait_s = 0.0
+
+    def _idle_s(self) -> float | None:
+        """Seconds that may be slept now; None to sleep until a command comes."""
+        if self._reading or (self._waiting and self._active() < self._slots):
+            return 0.0
+        if any(map(_caught_up, self._paused)):
+            return 0.0
+        if any(batch.rows for batch in self._batches):
+            return max(0.0, self._next_step_s - time.monotonic())
+        return None
+
+    def _obey(self, command: Command) -> None:
+        match command:
+            case Submit(job=job):
+                self._waiting.append(job)
+            case Drop(job=job):
+                self._drop(job)
+            case Taken():
+                pass  # `_resume` looks at every paused job
+            case Stop():
+                self._stopping = True
+            case _:
+                assert_never(command)
+
+    def _drop(self, job: Job) -> None:
+        for line in (self._waiting, self._reading, self._paused):
+            if job in line:
+                line.remove(job)
+        for batch in self._batches:
+            batch.leave([job])
+
+    def _active(self) -> int:
+        running = sum(len(batch.rows) for batch in self._batches)
+        return running + len(self._reading) + len(self._paused)
+
+    def _admit(self) -> None:
+        while self._waiting and self._active() < self._slots:
+            self._reading.append(self._waiting.popleft())
+
+    def _resume(self) -> None:
+        for job in list(filter(_caught_up, self._paused)):
+            self._paused.remove(job)
+            job.paused = False
+            self._enter(job)
+
+    def _enter(self, job: Job) -> None:
+        cache, job.cache = job.cache, None
+        assert cache is not None
+        batch = next((b for b in self._batches if b.fits(cache.length)), None)
+        if batch is None:
+            batch = Batch(self._decoder)
+            self._batches.append(batch)
+        batch.join(job, cache)
+
+    def _read_chunk(self) -> list[Happened]:
+        """Compute the next part of one prompt; prompts take turns."""
+        if not self._reading:
+            return []
+        job = self._reading.popleft()
+        part, job.unread = job.unread[: self._chunk], job.unread[self._chunk :]
+        cache = job.cache or self._decoder.empty()
+        ids, pads = np.array([part], dtype=np.int64), np.zeros(1, dtype=np.int64)
+        try:
+            logits, job.cache = self._decoder.forward(ids, cache, pads=pads)
+        except Unavailable as error:
+            return [(job, error)]
+        if job.unread:
+            self._reading.append(job)
+            return []
+        made = job.draw(logits[0, -1])
+        if made.finish is None:
+            self._enter(job)
+        return [(job, made)]
+
+    def _step_all(self) -> list[Happened]:
+        """One token of every running job, no more often than the operator allows."""
+        if not self._batches:
+            return []
+        now_s = time.monotonic()
+        if now_s < self._next_step_s:
+            return []
+        self._next_step_s = max(self._next_step_s + self._step_s, now_s - self._step_s)
+        happened = [event for batch in self._batches for event in self._step(batch)]
+        self._batches = [batch for batch in self._batches if batch.rows]
+        return happened
+
+    def _step(self, batch: Batch[Job]) -> list[Happened]:
+        for job in [job for job in batch.rows if job.made - job.taken >= AHEAD_TOKENS]:
+            job.cache = batch.take(job)
+            self._paused.append(job)
+            # Set before `taken` is looked at again, as the reader takes before it looks at this:
+            # so one of the two threads always notices.
+            job.paused = True
+        if not batch.rows:
+            return []
+        try:
+            logits = batch.step([job.unread[0] for job in batch.rows])
+        except Unavailable as error:
+            failed: list[Happened] = [(job, error) for job in batch.rows]
+            batch.leave(batch.rows)
+            return failed
+        made = [(job, job.draw(row)) for job, row in zip(batch.rows, logits, strict=True)]
+        batch.leave([job for job, token in made if token.finish])
+        return list(made)
+
+
+def _caught_up(job: Job) -> bool:
+    return job.made - job.taken <= AHEAD_TOKENS // 2

@@ -1,0 +1,392 @@
+"""Chat templates are programs that a stranger wrote: run them with bounded work and memory.
+
+Jinja's sandbox keeps a template from Python's internals, but not from using up the machine
+(`'x' * 10**9`, nested loops, a string that doubles in a loop).  So here every loop turn, call,
+operator, filter, comparison and piece of output spends from one budget, and what can't be priced
+(other filters, methods, imports) is not there.  What comes out depends on the template and the
+conversation alone, not on a clock.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, TypeVar, cast
+
+from jinja2 import TemplateError, nodes
+from jinja2.exceptions import SecurityError
+from jinja2.ext import Extension, LoopControlExtension
+from jinja2.parser import Parser
+from jinja2.runtime import LoopContext, Macro
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
+
+from node.errors import PeerError
+
+T = TypeVar("T")
+
+TEMPLATE_CHARS_MAX: Final = 64 * 1024
+WORK_MAX: Final = 10_000_000
+"""What one rendering may spend, besides `WORK_PER_CHAR` for each character of the conversation."""
+WORK_PER_CHAR: Final = 64
+STEP: Final = 20
+"""Price of anything that runs Python; a character that is copied costs 1."""
+VALUE_MAX: Final = 4_000_000
+"""Characters or items of any single value."""
+NUMBER_MAX: Final = 2**63
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+METHODS: Final[Mapping[type, frozenset[str]]] = {
+    str: _words(
+        "strip lstrip rstrip split rsplit splitlines startswith endswith lower upper title "
+        "capitalize replace find rfind index count join isdigit isspace isalpha "
+        "removeprefix removesuffix"
+    ),
+    dict: _words("get items keys values"),
+    list: _words("index count"),
+    tuple: _words("index count"),
+}
+FILTERS_CHEAP: Final = _words("abs count d default first float int last length round")
+FILTERS: Final = _words(
+    "capitalize dictsort items join list lower map max min reject rejectattr replace reverse "
+    "select selectattr sort string title trim unique upper"
+)
+TESTS_CHEAP: Final = _words(
+    "boolean callable defined divisibleby even false float integer iterable mapping none number "
+    "odd sameas sequence string true undefined"
+)
+TESTS: Final = _words(
+    "eq equalto ge gt greaterthan in le lessthan lower lt ne upper == != > >= < <="
+)
+LOADERS: Final = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
+BODIES: Final = (nodes.For, nodes.Macro, nodes.CallBlock, nodes.FilterBlock)
+
+
+class Budget:
+    """What one rendering may still spend."""
+
+    def __init__(self, work: int) -> None:
+        self._left = work
+
+    def spend(self, amount: int) -> None:
+        """Take from the budget.
+
+        Raises:
+            SecurityError: It is used up.
+        """
+        self._left -= amount
+        if self._left < 0:
+            raise SecurityError("the template does too much")
+
+    def made(self, value: T) -> T:
+        """Pay for a new value, and refuse a huge one."""
+        size = _size(value)
+        _check_size(size)
+        self.spend(STEP + size)
+        return value
+
+    def walked(self, value: T) -> T:
+        """Pay for a value with everything inside it, as often as it is inside."""
+        waiting: list[Any] = [value]
+        while waiting:
+            item = waiting.pop()
+            self.spend(STEP + _size(item))
+            if isinstance(item, dict):
+                waiting += item.keys()
+                waiting += item.values()
+            elif isinstance(item, list | tuple):
+                waiting += item
+        return value
+
+    def step(self) -> str:
+        """Pay for one turn; the empty text can stand in a template."""
+        self.spend(STEP)
+        return ""
+
+    def shown(self, value: Any) -> str:
+        """A value as a template shows it."""
+        return self.made(value if type(value) is str else str(self.walked(value)))
+
+    def joined(self, *values: Any) -> str:
+        """What `a ~ b` gives."""
+        texts = [self.shown(value) for value in values]
+        _check_size(sum(map(len, texts)))
+        return self.made("".join(texts))
+
+
+class _Generation(Extension):
+    """`{% generation %}` marks the assistant's words for training; here it shows its body."""
+
+    tags = {"generation"}  # noqa: RUF012  # as every Jinja extension has it
+
+    def parse(self, parser: Parser) -> list[nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    """One rendering's environment: everything that a template does spends from its budget."""
+
+    intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
+
+    def __init__(self, budget: Budget) -> None:
+        super().__init__(
+            trim_blocks=True,
+            lstrip_blocks=True,
+            extensions=(LoopControlExtension, _Generation),
+            cache_size=0,
+        )
+        self.budget = budget
+        usual, tests = self.filters, self.tests
+        self.filters = {name: usual[name] for name in FILTERS_CHEAP}
+        self.filters |= {name: _priced(budget, name, usual[name]) for name in FILTERS}
+        self.filters |= {
+            "tojson": _priced(budget, "tojson", _tojson),
+            "indent": _priced(budget, "indent", _indent),
+            "safe": lambda value: value,
+        }
+        self.tests = {name: tests[name] for name in TESTS_CHEAP}
+        self.tests |= {name: _priced(budget, name, tests[name]) for name in TESTS}
+        self.globals = {"range": _range, "namespace": Namespace}
+
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """Methods of plain values by name, and what belongs to templates themselves."""
+        if isinstance(obj, LoopContext | Namespace | Macro):
+            return bool(super().is_safe_attribute(obj, attr, value))
+        return attr in METHODS.get(type(obj), ())
+
+    def getattr(self, obj: Any, attribute: str) -> Any:
+        """As usual, paid for."""
+        self._check_access(obj, attribute)
+        return super().getattr(obj, attribute)
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        """As usual, paid for; only a slice is a new value."""
+        self._check_access(obj, argument)
+        found = super().getitem(obj, argument)
+        return self.budget.made(found) if isinstance(argument, slice) else found
+
+    def _check_access(self, obj: Any, name: Any) -> None:
+        self.budget.spend(STEP)
+        if isinstance(obj, str) and name in ("format", "format_map"):
+            raise SecurityError("the template formats text")  # '{:999999999}' is a bomb
+
+    def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
+        """Call a method or function within the budget."""
+        self.budget.spend(STEP + sum(map(_size, args)) + sum(map(_size, kwargs.values())))
+        owner = getattr(obj, "__self__", None)
+        if isinstance(owner, str | list | tuple):
+            self.budget.walked(owner)
+            _check_method(owner, obj.__name__, args)
+        return self.budget.made(super().call(context, obj, *args, **kwargs))
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """An operator whose result can't be larger than what a value may be."""
+        _check_operator(operator, left, right)
+        return self.budget.made(super().call_binop(context, operator, left, right))
+
+    def _parse(self, source: str, name: str | None, filename: str | None) -> nodes.Template:
+        return _priced_tree(super()._parse(source, name, filename))
+
+
+def _size(value: Any) -> int:
+    return len(value) if isinstance(value, str | bytes | list | tuple | dict | range) else 0
+
+
+def _check_size(size: int) -> None:
+    if size > VALUE_MAX:
+        raise SecurityError("the template makes too large a value")
+
+
+def _range(*limits: int) -> range:
+    made = range(*limits)
+    _check_size(len(made))
+    return made
+
+
+def _tojson(value: Any, indent: int | None = None, ensure_ascii: bool = False, **_: Any) -> str:
+    """As the model libraries have it: without the escapes for HTML."""
+    if indent is not None and not 0 <= indent <= 16:
+        raise SecurityError("tojson with such an indent")
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent)
+
+
+def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
+    margin = width if isinstance(width, str) else " " * min(max(int(width), 0), 64)
+    _check_size(len(margin) * (text.count("\n") + 1) + len(text))
+    lines = text.splitlines()
+    shown = [margin + line if line or blank else line for line in lines]
+    if lines and not first:
+        shown[0] = lines[0]
+    return "\n".join(shown)
+
+
+def _check_operator(operator: str, left: Any, right: Any) -> None:
+    numbers = isinstance(left, int | float) and isinstance(right, int | float)
+    if numbers and max(abs(left), abs(right)) > NUMBER_MAX:
+        raise SecurityError("the template uses too large a number")
+    if operator == "**" and not (numbers and abs(right) <= 64 and abs(left) <= 2**32):
+        raise SecurityError("the template uses too large a power")
+    if operator == "%" and not numbers:
+        raise SecurityError("the template formats text")  # '%999999999d' is a bomb
+    if operator == "*" and not numbers:
+        pairs = ((left, right), (right, left))
+        _check_size(max((_size(a) * b for a, b in pairs if isinstance(b, int)), default=0))
+
+
+def _check_method(owner: Any, method: str, args: tuple[Any, ...]) -> None:
+    """Refuse before the call what would be huge after it."""
+    if not isinstance(owner, str) or not args:
+        return
+    if method == "replace" and len(args) >= 2:
+        old, new = str(args[0]), str(args[1])
+        _check_size(len(owner) + owner.count(old) * len(new))
+    if method == "join":
+        items = list(args[0])
+        _check_size(sum(map(_size, items)) + len(owner) * len(items))
+
+
+def _priced(budget: Budget, name: str, function: Any) -> Callable[..., Any]:
+    """A filter or test that pays for what it takes and gives; what is lazy becomes a list."""
+    passes = getattr(function, "jinja_pass_arg", None)
+    skipped = 0 if passes is None else 1
+
+    def priced(*args: Any, **kwargs: Any) -> Any:
+        given = tuple(budget.walked(_settled(budget, value)) for value in args[skipped:])
+        budget.walked(list(kwargs.values()))
+        if name == "replace" and len(given) >= 3:
+            _check_method(str(given[0]), "replace", given[1:])
+        if name == "join":
+            divider = str(given[1]) if len(given) > 1 else str(kwargs.get("d", ""))
+            _check_method(divider, "join", (list(map(str, given[0])),))
+        return budget.made(_settled(budget, function(*args[:skipped], *given, **kwargs)))
+
+    if passes is not None:
+        priced.jinja_pass_arg = passes  # type: ignore[attr-defined]
+    return priced
+
+
+def _settled(budget: Budget, value: Any) -> Any:
+    return [budget.made(item) for item in value] if isinstance(value, Iterator) else value
+
+
+STEP_NAME, SHOWN_NAME, JOINED_NAME, WALKED_NAME = "__step", "__shown", "__joined", "__walked"
+
+
+def _priced_tree(tree: nodes.Template) -> nodes.Template:
+    """The template with a payment in every loop, macro, block, output and comparison."""
+    for kind in LOADERS:
+        if tree.find(kind):
+            raise SecurityError("the template loads another one")
+    _check_names(tree)
+    _rewrite(tree)
+    bodies: list[Any] = list(tree.find_all(BODIES))
+    for body in bodies:
+        body.body.insert(0, nodes.ExprStmt(_call(STEP_NAME, [], body), lineno=body.lineno))
+    return tree
+
+
+def _check_names(tree: nodes.Template) -> None:
+    """A template must not replace our functions, nor write their names in other letters."""
+    named: list[Any] = list(tree.find_all((nodes.Name, nodes.Macro, nodes.NSRef)))
+    names: list[str] = [node.name for node in named]
+    if any(name.startswith("__") or not name.isascii() for name in names):
+        raise SecurityError("the template uses a name that is not allowed")
+    for table in tree.find_all(nodes.Dict):
+        # With other keys, nested tuples could be built whose hash takes for ever.
+        if not all(isinstance(pair.key, nodes.Const) for pair in table.items):
+            raise SecurityError("the template computes the key of a dict")
+
+
+def _call(name: str, arguments: list[nodes.Expr], at: nodes.Node) -> nodes.Call:
+    function = nodes.Name(name, "load", lineno=at.lineno)
+    return nodes.Call(function, arguments, [], None, None, lineno=at.lineno)
+
+
+def _rewrite(node: nodes.Node) -> None:
+    """Replace below a node what the sandbox does not see by calls that pay."""
+    for field, value in list(node.iter_fields()):
+        if isinstance(value, nodes.Node):
+            _rewrite(value)
+            setattr(node, field, _replacement(value))
+        elif isinstance(value, list):
+            for item in value:
+                if isinstance(item, nodes.Node):
+                    _rewrite(item)
+            value[:] = [
+                _replacement(item) if isinstance(item, nodes.Node) else item for item in value
+            ]
+    if isinstance(node, nodes.Output):
+        node.nodes = [_shown(child) for child in node.nodes]
+    elif isinstance(node, nodes.For):
+        node.iter = _call(WALKED_NAME, [cast(nodes.Expr, node.iter)], node)
+    elif isinstance(node, nodes.Compare | nodes.Operand):
+        node.expr = _call(WALKED_NAME, [node.expr], node)
+
+
+def _shown(child: nodes.Expr) -> nodes.Expr:
+    if isinstance(child, nodes.TemplateData):
+        # A literal in a loop costs each time that it is shown.
+        return _call(SHOWN_NAME, [nodes.Const(child.data, lineno=child.lineno)], child)
+    return _call(SHOWN_NAME, [child], child)
+
+
+def _replacement(node: nodes.Node) -> nodes.Node:
+    if isinstance(node, nodes.Concat):
+        return _call(JOINED_NAME, list(node.nodes), node)
+    if isinstance(node, nodes.Tuple) and node.ctx == "load":
+        return nodes.List(node.items, lineno=node.lineno)  # a list has no hash: see _check_names
+    return node
+
+
+class ChatTemplate:
+    """A chat template.  It is compiled anew each time, since each rendering has its own budget."""
+
+    def __init__(self, source: str) -> None:
+        """
+        Raises:
+            PeerError: Too long.
+        """
+        if len(source) > TEMPLATE_CHARS_MAX:
+            raise PeerError("the chat template is too long")
+        self._source = source
+
+    def render(self, *, chars: int, **variables: Any) -> str:
+        """The text of a conversation.
+
+        Args:
+            chars: Size of the conversation; the budget grows with it.
+            variables: What the template sees: messages, bos_token, add_generation_prompt, …
+
+        Raises:
+            PeerError: It is not a valid template, uses what is not allowed, does too much, or
+                refuses the conversation (`raise_exception`).
+        """
+        budget = Budget(WORK_MAX + WORK_PER_CHAR * chars)
+        names = {
+            STEP_NAME: budget.step,
+            SHOWN_NAME: budget.shown,
+            JOINED_NAME: budget.joined,
+            WALKED_NAME: budget.walked,
+            "raise_exception": _refuse,
+        }
+        try:
+            template = _Environment(budget).from_string(self._source, globals=names)
+            return template.render(**variables)
+        except _Refused as error:
+            raise PeerError(f"the chat template refuses: {str(error)[:200]}") from None
+        except (TemplateError, SyntaxError, RecursionError, MemoryError) as error:
+            raise PeerError(f"chat template: {str(error)[:200]}") from error
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            # Raised by the template's own expressions: its author's fault, not ours.
+            raise PeerError(f"chat template: {str(error)[:200]}") from error
+
+
+class _Refused(TemplateError):
+    """`raise_exception` was called."""
+
+
+def _refuse(message: object) -> None:
+    raise _Refused(str(message))
