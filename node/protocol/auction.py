@@ -386,9 +386,10 @@ def _noted(
 
 def _why_not(state: State, now_s: float) -> str:
     searched_s = now_s - state.opened_s
+    wanted = state.prefs.worker
+    if wanted is not None and wanted not in state.asked_ever | state.standings.keys():
+        return f"the wanted worker was not found in {searched_s:.1f} s"
     if not state.asked_ever and not state.standings:
-        if state.prefs.worker is not None and state.reach:
-            return f"the wanted worker was not found in {searched_s:.1f} s"
         return f"no worker that sells this model was found in {searched_s:.1f} s"
     return choice.why_nobody(
         _rank(state, now_s), refusals=state.refusals, asked=len(state.asked_ever)
