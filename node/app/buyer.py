@@ -62,7 +62,10 @@ async def open_buyer(config: Config, key: bytes, stores: Stores) -> AsyncIterato
     rng = secrets.SystemRandom()
     rpc = Rpc(config.chain.rpc_url, chain_id=config.chain.chain_id)
     reader = EscrowReader(rpc, escrow=domain.escrow, finality_blocks=config.chain.finality_blocks)
-    async with open_transport(network, key, hello) as transport, trio.open_nursery() as nursery:
+    async with (
+        open_transport(network, key, hello) as transport,
+        trio.open_nursery() as nursery,
+    ):
         payer = Payer(
             account=address,
             domain=domain,

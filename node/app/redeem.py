@@ -14,7 +14,7 @@ from node.adapters.chain.sender import Sender
 from node.adapters.chain.settlement import EscrowSettlement
 from node.adapters.clock import SystemClock
 from node.adapters.store import open_stores
-from node.app import control
+from node.app import control, logs
 from node.app.domain import domain_of
 from node.app.home import Home
 from node.app.unlock import session_key
@@ -48,6 +48,7 @@ def report(config: Config, *, claim_to: str = "") -> dict[str, Any]:
         WalletError: Refused, reverted, or no coins for gas.
         Unavailable: No RPC answered.
     """
+    logs.configure("warning")
     home = Home(config.home)
     home.check()
     try:

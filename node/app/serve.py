@@ -9,6 +9,7 @@ from typing import Any
 import trio
 
 from node.adapters.store import open_stores
+from node.app import logs
 from node.app.control import serve_control
 from node.app.domain import domain_of
 from node.app.home import Home
@@ -26,6 +27,7 @@ def run(config: Config, *, around: Around = unchanged) -> int:
     Raises:
         ConfigError: The home, a setting, the model or the port can't be used.
     """
+    logs.configure("info")
     return trio.run(_serve, config, around)
 
 

@@ -11,7 +11,7 @@ import trio
 from node.adapters.p2p.identity import address_of_peer_id_text
 from node.adapters.store import open_stores
 from node.adapters.text.chat import ChatText, Message
-from node.app import receipts
+from node.app import logs, receipts
 from node.app.buyer import Buyer, open_buyer
 from node.app.domain import domain_of
 from node.app.home import Home, say_waiting
@@ -40,6 +40,7 @@ def run(config: Config, request: SubmitRequest, *, json: bool) -> int:
     Raises:
         NodeError: There is no answer, not even a part of one.
     """
+    logs.configure("warning")
     return trio.run(partial(_submit, config, request, json=json))
 
 

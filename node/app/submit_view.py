@@ -35,9 +35,11 @@ class SubmitView:
     def market(self, event: Event | Effect) -> None:
         """The auction's steps are shown once, with its result."""
 
-    def awarded(self, candidate: Candidate) -> None:
-        """A worker was chosen."""
+    def awarded(self, candidate: Candidate, record: AuctionRecord) -> None:
+        """A worker was chosen: show from which bids, and why."""
         self.awarded_s = self._elapsed_s()
+        for line in bid_lines(record):
+            self.say(line)
         self.say(f"awarded to {checksum(candidate.session.peer)}: {candidate.reason}")
 
     def refused(self, candidate: Candidate, refusal: Refusal) -> None:
@@ -102,9 +104,7 @@ class SubmitView:
         }
 
     def _summary(self, outcome: Outcome, path: str) -> None:
-        job, record = outcome.attempt.job, outcome.auction.record()
-        for line in bid_lines(record):
-            self.say(line)
+        job = outcome.attempt.job
         self.say(
             f"{job.award.tokens_in} tokens in, {job.tokens_out} out, "
             f"{format_micro(job.accepted_micro)} paid; first token after "
@@ -127,7 +127,7 @@ def bid_lines(record: AuctionRecord) -> list[str]:
             f"{predicted['rate_tps']:>8.1f}  {predicted['first_token_s'] * MS_PER_S:.0f} ms"
             + (f"  ({bid['objection']})" if bid["objection"] else "")
         )
-    return [*lines, f"reason: {record.reason}"]
+    return lines
 
 
 def _finish(outcome: Outcome) -> str:

@@ -11,6 +11,7 @@ import trio
 from node.config import ClientConfig
 from node.errors import NodeError, SessionLost, Unavailable, WalletError
 from node.protocol import chain_hash, codec, job_client, limits, signing
+from node.protocol.auction_record import AuctionRecord
 from node.protocol.fields import ZERO_HASH, Address, Hash, JobId, Signed
 from node.protocol.frames import (
     AwardFrame,
@@ -71,8 +72,8 @@ class Watcher(Protocol):
         """Something happened in the auction."""
         ...
 
-    def awarded(self, candidate: Candidate) -> None:
-        """A worker was chosen and is being sent the job."""
+    def awarded(self, candidate: Candidate, record: AuctionRecord) -> None:
+        """A worker was chosen and is being sent the job; the record says from what and why."""
         ...
 
     def refused(self, candidate: Candidate, refusal: Refusal) -> None:
@@ -196,7 +197,7 @@ class Client:
             candidate = await run.auction.next()
             if run.cancelled:
                 raise Unavailable(run.cancelled)
-            run.watcher.awarded(candidate)
+            run.watcher.awarded(candidate, run.auction.record())
             attempt = await self._attempt(run, candidate)
             refusal = attempt.job.refusal
             if refusal is None:

@@ -13,6 +13,7 @@ from devnet.misbehave import KINDS, CheatingTransport
 from node.adapters.store import open_stores
 from node.config import ChainConfig, ClientConfig, EngineConfig, WorkerConfig
 from node.errors import Unavailable
+from node.protocol.auction_record import AuctionRecord
 from node.protocol.frames import Refusal, Resume, SamplingFields
 from node.protocol.scoring import Preferences
 from node.protocol.statements import CutoffReason, Finish
@@ -106,7 +107,7 @@ class Watch:
     def market(self, event: Any) -> None:
         return
 
-    def awarded(self, candidate: Candidate) -> None:
+    def awarded(self, candidate: Candidate, record: AuctionRecord) -> None:
         self.awards.append(candidate)
 
     def refused(self, candidate: Candidate, refusal: Refusal) -> None:
