@@ -15,7 +15,13 @@ from node.errors import ConfigError
 FILE_NAME: Final = "config.toml"
 ENV_PREFIX: Final = "GPUNODE_"
 ENV_RESERVED: Final = frozenset(
-    {"GPUNODE_HOME", "GPUNODE_DEBUG", "GPUNODE_PASSWORD_FD", "GPUNODE_HANDOVER_DEPTH"}
+    {
+        "GPUNODE_HOME",
+        "GPUNODE_DEBUG",
+        "GPUNODE_LOG",
+        "GPUNODE_PASSWORD_FD",
+        "GPUNODE_HANDOVER_DEPTH",
+    }
 )
 """Variables with our prefix that are no settings."""
 
