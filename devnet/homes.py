@@ -9,8 +9,12 @@ from typing import Any, Final
 from devnet.chain import CHAIN_ID, HOST, Contracts
 from node.adapters import keystore
 from node.app.init import Identity, InitRequest, create
+from node.units import MICRO_PER_UNIT
 
 PASSWORD: Final = b"devnet"
+
+NATIVE_PRICE_MICRO: Final = 2_500 * MICRO_PER_UNIT
+"""With a price for gas, a few cheap jobs don't pay for their redemption: it waits to be asked."""
 
 SHOP_FRONTS: Final[tuple[Mapping[str, Any], ...]] = (
     {"worker.price_in": 60_000, "worker.price_out": 250_000, "engine.tokens_per_s_max": 30.0},
@@ -69,6 +73,7 @@ def chain_settings(rpc_url: str, contracts: Contracts) -> dict[str, Any]:
         "chain.chain_id": CHAIN_ID,
         "chain.escrow": contracts.escrow,
         "chain.token": contracts.token,
+        "chain.native_price_micro": NATIVE_PRICE_MICRO,
     }
 
 
