@@ -1,7 +1,9 @@
-"""`node redeem` while no `serve` of the home runs: its redeemer alone, without a network."""
+"""`node redeem`: by the running worker if there is one, else by this process."""
 
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
 
 import trio
 
@@ -11,81 +13,146 @@ from node.adapters.chain.rpc import Rpc
 from node.adapters.chain.sender import Sender
 from node.adapters.chain.settlement import EscrowSettlement
 from node.adapters.clock import SystemClock
+from node.adapters.store import open_stores
+from node.app import control, logs
 from node.app.domain import domain_of
+from node.app.home import Home
+from node.app.unlock import session_key
+from node.app.wallet import Wallet
 from node.config import Config
-from node.errors import NodeError
+from node.protocol import signing
 from node.protocol.fields import Address
-from node.protocol.signing import address_of_key
+from node.protocol.signing import checksum
 from node.roles.admission import rules_of
 from node.roles.payee import Payee
 from node.roles.redeemer import Redeemer, RedeemReport
 from node.roles.stores import Stores
 
+REDEEM_S = 600.0
+"""A transaction may need that long to be final."""
 
-@asynccontextmanager
-async def open_redeemer(config: Config, key: bytes, stores: Stores) -> AsyncIterator[Redeemer]:
-    """The redeemer of a home that this process owns; it does nothing unless it is asked to.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Till:
+    """What turns vouchers into money."""
+
+    payee: Payee
+    redeemer: Redeemer
+    wallet: Wallet
+    """On the same sender: one transaction of this home at a time."""
+    chain: CachedChain
+    rpc: Rpc
+
+
+def report(config: Config, *, claim_to: str = "") -> dict[str, Any]:
+    """Redeem everything now; then pay the credit out to `claim_to` (0x…), if one is named.
 
     Raises:
-        ConfigError: A setting of the chain can't be used.
+        WalletError: Refused, reverted, or no coins for gas.
+        Unavailable: No RPC answered.
     """
-    clock, domain, settings = SystemClock(), domain_of(config), config.chain
-    rpc = Rpc(settings.rpc_url, chain_id=settings.chain_id)
-    reader = EscrowReader(rpc, escrow=domain.escrow, finality_blocks=settings.finality_blocks)
+    logs.configure("warning")
+    home = Home(config.home)
+    home.check()
+    try:
+        answer = control.call(home, "redeem", {"claim_to": claim_to}, timeout_s=REDEEM_S)
+    except control.NotRunning:
+        return trio.run(_alone, config, claim_to)
+    assert isinstance(answer, dict)
+    return answer
+
+
+async def _alone(config: Config, claim_to: str) -> dict[str, Any]:
+    home = Home(config.home)
+    with home.own("redeem"):
+        key = session_key(config)
+        async with (
+            open_stores(home.store, domain=domain_of(config)) as stores,
+            open_till(config, key, stores) as till,
+        ):
+            return redeem_json(await till.redeemer.redeem_now(claim_to=parse_claim(claim_to)))
+
+
+@asynccontextmanager
+async def open_till(config: Config, key: bytes, stores: Stores) -> AsyncIterator[Till]:
+    """Payee and redeemer on the chain; `Redeemer.run` is left to the caller."""
+    clock, domain = SystemClock(), domain_of(config)
+    rpc = Rpc(config.chain.rpc_url, chain_id=config.chain.chain_id)
+    reader = EscrowReader(rpc, escrow=domain.escrow, finality_blocks=config.chain.finality_blocks)
     chain = CachedChain(rpc, reader, escrow=domain.escrow, clock=clock)
-    account = bytes.fromhex(config.worker.payee[2:]) or address_of_key(key)
     payee = Payee(
-        account=account,
+        account=payee_account(config, key),
         domain=domain,
         chain=chain,
         store=stores.payee,
         clock=clock,
-        rules=rules_of(config.worker, settings),
+        rules=rules_of(config.worker, config.chain),
     )
     sender = Sender(
         rpc,
         key=key,
         journal=stores.chain,
         clock=clock,
-        finality_blocks=settings.finality_blocks,
-        fee_max_gwei=settings.fee_max_gwei,
+        finality_blocks=config.chain.finality_blocks,
+        fee_max_gwei=config.chain.fee_max_gwei,
     )
-    async with AsyncExitStack() as stack:
-        stack.callback(rpc.close)
-        nursery = await stack.enter_async_context(trio.open_nursery())
-        await nursery.start(payee.run)
-        yield Redeemer(
-            claims=payee,
-            chain=chain,
-            settlement=EscrowSettlement(rpc, reader, sender, escrow=domain.escrow),
-            clock=clock,
-            chain_config=settings,
-            worker_config=config.worker,
-        )
-        nursery.cancel_scope.cancel()
+    redeemer = Redeemer(
+        claims=payee,
+        chain=chain,
+        settlement=EscrowSettlement(rpc, reader, sender, escrow=domain.escrow),
+        clock=clock,
+        chain_config=config.chain,
+        worker_config=config.worker,
+    )
+    wallet = Wallet(config, key=key, stores=stores, rpc=rpc, reader=reader, sender=sender)
+    try:
+        async with trio.open_nursery() as nursery:
+            for role in (chain, payee):
+                await nursery.start(role.run)
+            yield Till(payee=payee, redeemer=redeemer, wallet=wallet, chain=chain, rpc=rpc)
+            nursery.cancel_scope.cancel()
+    finally:
+        rpc.close()
 
 
-async def redeem(
-    config: Config, key: bytes, stores: Stores, *, claim_to: Address | None = None
-) -> RedeemReport:
-    """Redeem everything that brings something, now.
+def payee_account(config: Config, key: bytes) -> Address:
+    """Where this node's terms are paid to."""
+    if config.worker.payee:
+        return bytes.fromhex(config.worker.payee[2:])
+    return signing.address_of_key(key)
 
-    Args:
-        config: The home's.
-        key: 32-byte session key.
-        stores: The home's, open for writing.
-        claim_to: Then pay the whole credit out to this address; None leaves it in the escrow.
 
-    Raises:
-        WalletError: Refused, reverted, or no coins for gas.
-        Unavailable: No RPC answered.
-    """
-    report: RedeemReport | NodeError
-    async with open_redeemer(config, key, stores) as redeemer:
-        try:
-            report = await redeemer.redeem_now(claim_to=claim_to)
-        except NodeError as error:  # kept out of the nursery, which would wrap it in a group
-            report = error
-    if isinstance(report, NodeError):
-        raise report
-    return report
+def parse_claim(claim_to: str) -> Address | None:
+    """The address to pay out to, if one was named."""
+    return bytes.fromhex(claim_to.removeprefix("0x")) if claim_to else None
+
+
+def redeem_json(done: RedeemReport) -> dict[str, Any]:
+    """Plain values, amounts in micro."""
+    claimed = done.claimed
+    return {
+        "why": done.why,
+        "amount_micro": done.amount_micro,
+        "left_micro": done.left_micro,
+        "transactions": [
+            {
+                "tx_hash": "0x" + each.tx_hash.hex(),
+                "block": each.block,
+                "gas_used": each.gas_used,
+                "fee_wei": each.fee_wei,
+                "vouchers": each.vouchers,
+                "amount_micro": each.amount_micro,
+                "skipped": [
+                    {"payer": checksum(skip.payer), "reason": skip.reason} for skip in each.skipped
+                ],
+            }
+            for each in done.transactions
+        ],
+        "claimed": None
+        if claimed is None
+        else {
+            "tx_hash": "0x" + claimed.tx_hash.hex(),
+            "to": checksum(claimed.to),
+            "amount_micro": claimed.amount_micro,
+        },
+    }

@@ -9,7 +9,7 @@ from typing import Any
 import trio
 
 from node.adapters.store import open_stores
-from node.app import logs
+from node.app import logs, wallet_control
 from node.app.control import serve_control
 from node.app.domain import domain_of
 from node.app.home import Home
@@ -92,7 +92,7 @@ def _methods(vendor: Vendor) -> Mapping[str, Any]:
         to = parse_claim(str(parameters.get("claim_to", "")))
         return redeem_json(await vendor.till.redeemer.redeem_now(claim_to=to))
 
-    return {"status": status, "redeem": redeem}
+    return {"status": status, "redeem": redeem, **wallet_control.methods(vendor.till.wallet)}
 
 
 def _status(vendor: Vendor) -> dict[str, Any]:
