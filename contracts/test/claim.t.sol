@@ -3,7 +3,6 @@ pragma solidity 0.8.37;
 
 import {IEscrow} from "../src/interfaces/IEscrow.sol";
 import {EscrowTest} from "./support/EscrowTest.sol";
-import {HookToken} from "./support/Tokens.sol";
 
 contract ClaimTest is EscrowTest {
     function test_RevertWhen_RecipientIsNobody() public {
@@ -22,21 +21,6 @@ contract ClaimTest is EscrowTest {
         vm.prank(payer);
         expectError(IEscrow.Escrow_AmountZero.selector);
         escrow.claim(payer);
-    }
-
-    function test_StopsReentrance() public {
-        HookToken hooked = new HookToken();
-        escrow = deploy(address(hooked), EXIT_DELAY, DEPOSIT_CAP);
-        hooked.mint(address(this), 1000);
-        hooked.approve(address(escrow), 1000);
-        escrow.deposit(payer, 1000);
-        redeemOne(voucher(70), PAYER_KEY);
-        bytes memory batch = plain(record(voucher(80), PAYER_KEY));
-        hooked.setHook(address(escrow), abi.encodeCall(IEscrow.redeem, (batch)));
-        vm.prank(payee);
-        escrow.claim(payee);
-        vm.assertTrue(hooked.blocked());
-        vm.assertEq(hooked.balanceOf(payee), 70);
     }
 
     function testFuzz_PaysTheWholeCredit(uint128 amount, address to) public {

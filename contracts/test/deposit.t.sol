@@ -3,7 +3,7 @@ pragma solidity 0.8.37;
 
 import {IEscrow} from "../src/interfaces/IEscrow.sol";
 import {EscrowTest} from "./support/EscrowTest.sol";
-import {FeeToken, HookToken, OldToken} from "./support/Tokens.sol";
+import {FeeToken, OldToken} from "./support/Tokens.sol";
 
 contract DepositTest is EscrowTest {
     function test_RevertWhen_AccountIsZero() public {
@@ -62,17 +62,6 @@ contract DepositTest is EscrowTest {
         taxed.approve(address(escrow), 1000);
         expectError(IEscrow.Escrow_TransferMismatch.selector, 1000, 990);
         escrow.deposit(payer, 1000);
-    }
-
-    function test_StopsReentrance() public {
-        HookToken hooked = new HookToken();
-        escrow = deploy(address(hooked), EXIT_DELAY, DEPOSIT_CAP);
-        hooked.mint(address(this), 1000);
-        hooked.approve(address(escrow), 1000);
-        hooked.setHook(address(escrow), abi.encodeCall(IEscrow.deposit, (payer, 1)));
-        escrow.deposit(payer, 1000);
-        vm.assertTrue(hooked.blocked());
-        assertAccount(payer, 1000, 0);
     }
 
     function test_RevertWhen_NotApproved() public {

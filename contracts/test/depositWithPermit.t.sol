@@ -3,7 +3,7 @@ pragma solidity 0.8.37;
 
 import {IEscrow} from "../src/interfaces/IEscrow.sol";
 import {EscrowTest} from "./support/EscrowTest.sol";
-import {HookToken, OldToken} from "./support/Tokens.sol";
+import {OldToken} from "./support/Tokens.sol";
 
 contract DepositWithPermitTest is EscrowTest {
     uint256 private constant AMOUNT = 1000;
@@ -68,17 +68,6 @@ contract DepositWithPermitTest is EscrowTest {
         vm.prank(payer);
         escrow.depositWithPermit(payer, AMOUNT, DEADLINE, v, r, s);
         assertAccount(payer, AMOUNT, 0);
-    }
-
-    function test_StopsReentrance() public {
-        HookToken hooked = new HookToken();
-        escrow = deploy(address(hooked), EXIT_DELAY, DEPOSIT_CAP);
-        hooked.mint(payer, AMOUNT);
-        vm.startPrank(payer);
-        hooked.approve(address(escrow), AMOUNT);
-        hooked.setHook(address(escrow), abi.encodeCall(IEscrow.requestExit, ()));
-        escrow.depositWithPermit(payer, AMOUNT, DEADLINE, v, r, s);
-        vm.assertTrue(hooked.blocked());
     }
 
     function test_RevertWhen_ExitPending() public {

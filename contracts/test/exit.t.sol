@@ -3,7 +3,6 @@ pragma solidity 0.8.37;
 
 import {IEscrow} from "../src/interfaces/IEscrow.sol";
 import {EscrowTest} from "./support/EscrowTest.sol";
-import {HookToken} from "./support/Tokens.sol";
 
 contract ExitTest is EscrowTest {
     function test_RevertWhen_RecipientIsNobody() public {
@@ -39,18 +38,6 @@ contract ExitTest is EscrowTest {
         exitNow();
         assertAccount(payer, 0, 0);
         assertLock(payer, payee, 0, uint64(1) << 32, 0);
-    }
-
-    function test_StopsReentrance() public {
-        HookToken hooked = new HookToken();
-        escrow = deploy(address(hooked), EXIT_DELAY, DEPOSIT_CAP);
-        hooked.mint(address(this), 1000);
-        hooked.approve(address(escrow), 1000);
-        escrow.deposit(payer, 1000);
-        hooked.setHook(address(escrow), abi.encodeCall(IEscrow.claim, (stranger)));
-        exitNow();
-        vm.assertTrue(hooked.blocked());
-        vm.assertEq(hooked.balanceOf(payer), 1000);
     }
 
     function testFuzz_PaysEverything(uint256 amount, uint128 locked) public {

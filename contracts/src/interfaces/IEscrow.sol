@@ -22,7 +22,8 @@ pragma solidity 0.8.37;
 /// What is guaranteed. Only the lock: free funds can go to anybody at any moment, the payer's own
 /// friends among them. Until its expiry, or until an exit that was asked for EXIT_DELAY before, a
 /// lock falls only by its payee's hand or to its payee's credit. A payee that takes vouchers signed
-/// by a signer relies on the signer's expiry too, which only {thawSigner} brings nearer.
+/// by a signer relies on the signer's expiry too, which only {thawSigner} brings nearer, to
+/// EXIT_DELAY from then at the earliest.
 ///
 /// Statements. EIP-712 typed data in the domain `GPU Market`, version `1`, this chain, this contract:
 ///
@@ -54,8 +55,8 @@ pragma solidity 0.8.37;
 /// and the group's payee gets the rest: paying in ever smaller steps saves it less than one unit per
 /// split and step, which no chain is cheap enough to make worth while.
 ///
-/// Every event has as its first topic the account whose state it tells, so that one filter on it
-/// follows an account.
+/// Every event has as its first indexed argument the account whose state it tells, so that one filter
+/// on it follows an account.
 interface IEscrow {
     // ------------------------------------------------------------------------------------ types
 
@@ -246,7 +247,9 @@ interface IEscrow {
 
     // ------------------------------------------------------------------------------------- exit
 
-    /// @notice Starts the caller's exit delay. Vouchers go on being paid meanwhile, and after it.
+    /// @notice Starts the caller's exit delay. Vouchers go on being paid meanwhile, and after it until
+    /// the exit is done. An exit that is due stays due: whoever serves an account with one pending may
+    /// find it empty a block later.
     /// @dev Errors: ExitPending.
     function requestExit() external;
 
