@@ -52,6 +52,8 @@ class Drop(StrEnum):
     """No address or no model."""
     CROWDED = "crowded"
     """Its network has as many workers here as it may."""
+    UNCHECKED = "unchecked"
+    """Its source sends more than is checked in the time."""
 
 
 @dataclass(slots=True, kw_only=True)

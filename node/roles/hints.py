@@ -176,6 +176,10 @@ class Hints:
         """Every model that is announced: its usual name, and how many workers sell it."""
         return self.book.models(now_ms=self._clock.unix_ms())
 
+    def dropped(self) -> dict[str, int]:
+        """Announcements that were not kept, by reason."""
+        return {reason.value: count for reason, count in self.book.dropped.items()}
+
     def take(self, signed: Signed[Announcement], *, source: Address) -> Drop | None:
         """Take an announcement from a source; None if it was news.
 
@@ -186,7 +190,8 @@ class Hints:
         if self.book.needs_check(signed, now_ms=now_ms) and not self._checks.spend(
             source, 1, self._clock.monotonic_s()
         ):
-            return Drop.CROWDED
+            self.book.dropped[Drop.UNCHECKED] += 1
+            return Drop.UNCHECKED
         dropped = self.book.take(signed, now_ms=now_ms)
         if dropped is None:
             self.changed.ring()

@@ -104,6 +104,7 @@ class Market:
         )
         self._auctions: dict[int, Auction] = {}
         self._asks: OrderedDict[Hash, tuple[Auction, set[Address]]] = OrderedDict()
+        self._unasked = 0
         self._quotas = Quotas(TERMS, total=TERMS_ALL)
         self._nursery: trio.Nursery | None = None
         self.handlers: Handlers = {
@@ -191,6 +192,11 @@ class Market:
     async def flush(self) -> None:
         """Return once all that was measured is saved."""
         await self._measured.flush()
+
+    def dropped(self) -> dict[str, int]:
+        """Offers and answers that were not taken, by reason."""
+        counts = {reason.value: count for reason, count in self._offers.dropped.items()}
+        return counts | {"late or unasked": self._unasked, "rate limited": self._quotas.refused}
 
     # ------------------------------------------------------------------ what auctions need (Desk)
 
@@ -298,7 +304,10 @@ class Market:
     def _asked(self, worker: Address, ask: Hash) -> Auction | None:
         """The auction that asked this worker; None for what comes too late or unasked."""
         auction, asked = self._asks.get(ask, (None, ()))
-        return auction if worker in asked else None
+        if worker in asked:
+            return auction
+        self._unasked += 1
+        return None
 
     def _affordable(self, session: Session) -> bool:
         return self._quotas.spend(session.peer, 1, self.clock.monotonic_s())

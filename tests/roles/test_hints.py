@@ -187,6 +187,7 @@ async def test_a_flood_of_gossip_is_checked_no_faster_than_the_quota(
             await trio.lowlevel.checkpoint()
         await trio.sleep(0.01)
         assert len(hints.book) == 128
+        assert hints.dropped() == {"unchecked": 300 - 128}
 
 
 async def test_answers_are_rationed_and_who_does_not_stop_is_cut_off(

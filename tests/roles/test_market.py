@@ -499,6 +499,7 @@ async def test_a_false_bid_ends_the_session_and_a_late_or_unasked_one_is_ignored
         await liar.session.send(Bid(terms=unasked))
         await trio.sleep(0.01)
         assert liar.session.lost is None
+        assert market.dropped()["late or unasked"] == 1
         forged = replace(signed_terms(50, model=MODEL, ask=ask), signature=bytes(64))
         await liar.session.send(Bid(terms=forged))
         with trio.fail_after(1):
