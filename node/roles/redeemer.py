@@ -12,11 +12,13 @@ from node.errors import Unavailable, WalletError
 from node.protocol.fields import Address, Hash, Signed
 from node.protocol.statements import Lock
 from node.roles.ports import Account, Chain, ChainView, Clock, LockState
-from node.roles.redemption import Due, Gas, Plan, Policy, plan, plan_all
-from node.units import MS_PER_S
+from node.roles.redemption import EVERY_S, Due, Gas, Plan, Policy, gas_micro, plan, plan_all
+from node.units import BPS_PER_WHOLE, MS_PER_S
 
 PASS_S: Final = 5.0
 """Between looks at what is owed."""
+LOCK_GAS: Final = 100_000
+"""Of bringing a lock to the chain (scripts/bench-gas)."""
 
 _log = structlog.get_logger(__name__)
 
@@ -73,6 +75,7 @@ class Claimed:
     """A final transaction that paid out our credit."""
 
     tx_hash: Hash
+    block: int
     to: Address
     amount_micro: int
     fee_wei: int
@@ -195,6 +198,8 @@ class Redeemer:
         self._fee_wei = 0
         self._last_s = 0
         self._problem = ""
+        self._lock_sent_s: dict[Address, int] = {}
+        """When a payer's last lock was brought to the chain; of the last hour only."""
         self._refused: dict[Hash, _State] = {}
         """What stood behind vouchers when the escrow skipped them: no gas twice for the same."""
 
@@ -338,11 +343,33 @@ class Redeemer:
         view = await self._chain.view(payer=lock.payer, payee=lock.payee, signer=lock.payer)
         now_s = max(view.block_time_s, self._clock.unix_ms() // MS_PER_S)
         if view.lock.nonce < lock.nonce and lock.expiry > now_s:
+            if not await self._lock_pays(lock, view, now_s):
+                return
+            self._lock_sent_s[lock.payer] = now_s
             try:
                 await self._settlement.submit_lock(signed)
             except WalletError as error:
                 _log.warning("a lock was refused", payer=lock.payer.hex(), reason=str(error))
         await self._claims.drop_lock(payer=lock.payer, nonce=lock.nonce)
+
+    async def _lock_pays(self, lock: Lock, view: ChainView, now_s: int) -> bool:
+        """Whether gas is a small part of what a lock adds; any other one has to wait its turn.
+
+        Else a payer could have us spend gas on lock after lock, each a micro larger.
+        """
+        self._lock_sent_s = {
+            payer: at_s for payer, at_s in self._lock_sent_s.items() if now_s - at_s < EVERY_S
+        }
+        if lock.payer not in self._lock_sent_s:
+            return True
+        gas = await self._settlement.gas()
+        cost_micro = gas_micro(
+            LOCK_GAS,
+            price_wei=gas.price_wei,
+            native_price_micro=self._policy.native_price_micro,
+        )
+        adds_micro = max(0, lock.total - view.lock.amount_micro)
+        return cost_micro * BPS_PER_WHOLE <= adds_micro * self._policy.gas_share_max_bps
 
     def _trouble(self, why: str) -> None:
         if why and why != self._problem:

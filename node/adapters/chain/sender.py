@@ -173,7 +173,10 @@ class Sender:
             return transaction
         if watch.bump_at_block is None:
             watch.bump_at_block = seen.head + BUMP_BLOCKS
-        if seen.head >= watch.bump_at_block:
+        if seen.nonce < transaction.nonce:
+            # Paying more would not help.
+            self._trouble("it waits for an earlier transaction, which this node did not send")
+        elif seen.head >= watch.bump_at_block:
             watch.bump_at_block = seen.head + BUMP_BLOCKS
             bumped = await self._bump(transaction)
             if bumped is not transaction:

@@ -1,13 +1,10 @@
 """The escrow, written to: `roles.redeemer.Settlement` over a transactor."""
 
-import json
 from collections.abc import Sequence
-from functools import partial
-from typing import Any, Final
-
-import trio
+from typing import Final
 
 from node.adapters.chain.abi import quantity
+from node.adapters.chain.encoding import events, intent
 from node.adapters.chain.reader import EscrowReader
 from node.adapters.chain.rpc import Call, Rpc
 from node.adapters.chain.voucher_batch import GAS_BASE, gas_limit, in_order, pack
@@ -17,7 +14,7 @@ from node.protocol.signing import checksum
 from node.protocol.statements import Lock
 from node.roles.redeemer import Claimed, Redemption, Skip
 from node.roles.redemption import Due, Gas
-from node.roles.transactions import Intent, Outcome, Transactor
+from node.roles.transactions import Outcome, Transactor
 
 REDEEM: Final = "redeem"
 CLAIM: Final = "claim"
@@ -91,26 +88,29 @@ class EscrowSettlement:
         groups = in_order(batch)
         note = {"vouchers": len(batch), "owed_micro": sum(due.owed_micro for due in batch)}
         # Not estimated: a record's cost depends on what the others of its batch do.
-        intent = await self._intent(REDEEM, note, "redeem", pack(groups), gas=gas_limit(groups))
-        return await _redemption(await self._transactor.transact(intent))
+        call = ("Escrow", "redeem", pack(groups))
+        wanted = await intent(REDEEM, note, self._escrow, *call, gas=gas_limit(groups))
+        return await _redemption(await self._transactor.transact(wanted))
 
     async def submit_lock(self, lock: Signed[Lock]) -> None:
         """Have the escrow set a lock (`Settlement.submit_lock`)."""
         each = lock.statement
         note = {"payer": checksum(each.payer), "total_micro": each.total, "nonce": each.nonce}
         fields = (each.payer, each.payee, each.total, each.nonce, each.expiry)
-        intent = await self._intent(LOCK, note, "submitLock", fields, lock.signature)
-        await self._transactor.transact(intent)
+        call = ("Escrow", "submitLock", fields, lock.signature)
+        await self._transactor.transact(await intent(LOCK, note, self._escrow, *call))
 
     async def claim(self, to: Address) -> Claimed | None:
         """Pay our credit out, if there is any (`Settlement.claim`)."""
         if not await self._reader.credit(self._transactor.address):
             return None
-        intent = await self._intent(CLAIM, {"to": checksum(to)}, "claim", to)
-        outcome = await self._transactor.transact(intent)
-        (event,) = await _events(outcome, "Claimed")
+        note = {"to": checksum(to)}
+        wanted = await intent(CLAIM, note, self._escrow, "Escrow", "claim", to)
+        outcome = await self._transactor.transact(wanted)
+        (event,) = await events(outcome, "Claimed")
         return Claimed(
             tx_hash=outcome.tx_hash,
+            block=outcome.transaction.block,
             to=event["to"],
             amount_micro=event["amount"],
             fee_wei=outcome.transaction.fee_wei,
@@ -123,34 +123,10 @@ class EscrowSettlement:
             return None
         return await _redemption(outcome)
 
-    async def _intent(
-        self, kind: str, note: dict[str, Any], function: str, *args: Any, gas: int | None = None
-    ) -> Intent:
-        data = await trio.to_thread.run_sync(partial(_encode, function, *args))
-        return Intent(
-            kind=kind,
-            note=json.dumps(note, sort_keys=True),
-            to=self._escrow,
-            data=data,
-            gas=gas,
-        )
-
-
-def _encode(function: str, *args: Any) -> bytes:
-    from node.adapters.chain import contracts  # takes a second, so in a thread, when needed
-
-    return contracts.encode_call("Escrow", function, *args)
-
-
-async def _events(outcome: Outcome, event: str) -> list[dict[str, Any]]:
-    from node.adapters.chain import contracts  # a transaction was just made: it is there
-
-    return await trio.to_thread.run_sync(contracts.decode_events, "Escrow", event, outcome.logs)
-
 
 async def _redemption(outcome: Outcome) -> Redemption:
-    redeemed = await _events(outcome, "VoucherRedeemed")
-    skipped = await _events(outcome, "VoucherSkipped")
+    redeemed = await events(outcome, "VoucherRedeemed")
+    skipped = await events(outcome, "VoucherSkipped")
     return Redemption(
         tx_hash=outcome.tx_hash,
         block=outcome.transaction.block,

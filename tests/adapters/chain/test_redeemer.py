@@ -269,3 +269,20 @@ async def test_locks_are_brought_to_the_chain_and_bad_ones_dropped(
         nursery.cancel_scope.cancel()
     assert world.call("Escrow", "lockOf", address_of_key(payer), worker.address)[0] == 600
     assert len(worker.journal.rows) == 1
+
+
+async def test_gas_for_lock_after_lock_is_not_ours_to_pay(world: World, worker: Worker) -> None:
+    payer = world.key(deposit_micro=10**9)
+    redeemer = worker.redeemer(native_price_micro=10**11)
+    steps = [(600, True), (601, False), (5 * 10**8, True)]
+    async with world.blocks(), trio.open_nursery() as nursery:
+        await nursery.start(redeemer.run)
+        for nonce, (total, taken) in enumerate(steps, 1):
+            worker.vouchers.locks = [lock(world, payer, worker.address, total, nonce=nonce)]
+            with trio.move_on_after(10 if taken else 1):
+                while worker.vouchers.locks:  # noqa: ASYNC110
+                    await trio.sleep(0.01)
+            assert bool(worker.vouchers.locks) is not taken
+        nursery.cancel_scope.cancel()
+    assert world.call("Escrow", "lockOf", address_of_key(payer), worker.address)[0] == 5 * 10**8
+    assert len(worker.journal.rows) == 2

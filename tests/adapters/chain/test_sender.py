@@ -292,6 +292,28 @@ async def test_a_nonce_used_elsewhere_ends_it_for_good(world: World, account: Ac
     assert account.minted == 1
 
 
+async def test_behind_a_foreign_transaction_it_waits_without_paying_more(
+    world: World, account: Account
+) -> None:
+    """Whatever was pending before stays; at its price."""
+    web3 = world.chain.web3
+    fields = {"to": checksum(account.address), "value": 0, "gas": 21_000, "nonce": 1}
+    fees = {"maxFeePerGas": 50 * GWEI, "maxPriorityFeePerGas": GWEI, "chainId": 31337}
+    later = web3.eth.account.sign_transaction({**fields, **fees}, account.key)
+    first = web3.eth.account.sign_transaction({**fields, **fees, "nonce": 0}, account.key)
+    web3.eth.send_raw_transaction(first.raw_transaction)
+    web3.eth.send_raw_transaction(later.raw_transaction)
+    sender = account.sender()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(sender.transact, account.mint())
+        await until(lambda: account.pending() == 3)
+        assert account.only.nonce == 2
+        await until(lambda: "earlier transaction" in sender.problem)
+        world.chain.mine(1 + FINALITY_BLOCKS)
+    assert account.minted == 1
+    assert len(account.only.attempts) == 1
+
+
 async def test_a_lost_answer_does_not_send_it_twice(world: World, account: Account) -> None:
     def lose(_number: int, calls: list[dict[str, Any]]) -> bytes | None:
         if any(call["method"] == "eth_sendRawTransaction" for call in calls):
