@@ -31,6 +31,7 @@ from node.protocol.statements import (
     Receipt,
     Terms,
 )
+from node.protocol.transcript_checks import check_receipt_ending
 from node.roles.answer import Answer
 from node.roles.payer import Payer
 from node.roles.ports import Channel, Clock
@@ -173,11 +174,19 @@ class Purchase:
             case ReceiptFrame():
                 self._seen.receipt = frame.receipt
                 receipt = signing.verify(frame.receipt, domain, worker)
+                self._check_ending(receipt)
                 return job_client.Receipted(receipt=receipt, digest=signing.digest(receipt, domain))
             case ErrorFrame():
                 return job_client.Gone(why=f"the worker gave up: {frame.detail}")
             case _:
                 raise PeerError(f"unexpected {type(frame).__name__} in a job")
+
+    def _check_ending(self, receipt: Receipt) -> None:
+        accepted, progress = self.evidence.acceptance, self.evidence.progress
+        if accepted is None:
+            raise PeerError("a receipt before the acceptance")
+        last = progress.statement if progress is not None else None
+        check_receipt_ending(accepted.statement, last, receipt)
 
     def _received(self, frame: Chunk) -> job_client.Received:
         ids = codec.unpack_ids(frame.data)
