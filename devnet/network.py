@@ -1,5 +1,6 @@
 """A whole market on this machine: a chain, workers in processes of their own, funded clients."""
 
+import fcntl
 import shutil
 import tempfile
 import time
@@ -7,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from devnet import homes, processes
 from devnet.chain import CHAIN_ID, Anvil, Contracts, DevChain, Funding
@@ -224,11 +225,30 @@ def _folder(chosen: Path | None) -> Iterator[Path]:
             yield Path(temporary)
         return
     folder = chosen.absolute()
+    with _claimed(folder):
+        yield folder
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Make a folder of ours anew, unless another devnet is using it."""
     if (folder / MARKER).exists():
-        shutil.rmtree(folder)  # its chain is gone: the homes inside are of no use to anybody
+        with (folder / MARKER).open("a") as old:
+            if not _lock(old):
+                raise DevnetError(f"another devnet is running in {folder}")
+            shutil.rmtree(folder)  # its chain is gone: the homes inside are of no use to anybody
     try:
         folder.mkdir(mode=0o700, parents=True)
     except FileExistsError:
         raise DevnetError(f"{folder} exists and is no devnet's folder") from None
-    (folder / MARKER).touch()
-    yield folder
+    with (folder / MARKER).open("a") as marker:
+        _lock(marker)
+        yield
+
+
+def _lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

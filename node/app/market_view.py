@@ -14,6 +14,7 @@ import trio
 
 from node.adapters.clock import SystemClock
 from node.adapters.p2p.transport import open_transport
+from node.app import logs
 from node.app.buyer import hello_of
 from node.app.domain import domain_of
 from node.app.init import draw_key
@@ -84,10 +85,11 @@ async def open_window(config: Config) -> AsyncIterator[Window]:
     Raises:
         ConfigError: The chain or the network is not configured.
     """
+    logs.configure("warning")
     key, clock, rng = draw_key(), SystemClock(), random.SystemRandom()
     domain = domain_of(config)
     address = address_of_key(key)
-    hello = hello_of(domain, payer=address, payee=ZERO_ADDRESS, sells=False)
+    hello = hello_of(domain, payer=ZERO_ADDRESS, payee=ZERO_ADDRESS, sells=False)
     network = replace(config.network, listen=())
     async with open_transport(network, key, hello) as transport, trio.open_nursery() as nursery:
         hints = Hints(
@@ -161,7 +163,7 @@ def table(rows: tuple[OfferRow, ...]) -> Any:
 
     shown = Table(caption="prices: micro per million tokens; times and rates are promises")
     for column in ("model", "worker", "region"):
-        shown.add_column(column)
+        shown.add_column(column, overflow="fold", min_width=42 if column == "worker" else None)
     for column in ("in", "out", "first token", "tokens/s", "free", "queued"):
         shown.add_column(column, justify="right")
     for each in rows:

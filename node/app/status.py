@@ -86,7 +86,7 @@ def lines(value: Any, indent: str = "") -> Iterator[str]:
         if isinstance(item, dict) and item:
             yield f"{indent}{label}"
             yield from lines(item, indent + "  ")
-        elif isinstance(item, list) and item and isinstance(item[0], dict):
+        elif isinstance(item, list | tuple) and item and isinstance(item[0], dict):
             for number, each in enumerate(item, start=1):
                 yield f"{indent}{label} {number}"
                 yield from lines(each, indent + "  ")
@@ -97,7 +97,7 @@ def lines(value: Any, indent: str = "") -> Iterator[str]:
 def _shown(name: str, item: Any) -> str:
     if name.endswith("_micro") and isinstance(item, int):
         return format_micro(item)
-    if isinstance(item, list):
+    if isinstance(item, list | tuple):
         return ", ".join(map(str, item)) or "-"
     if isinstance(item, bool):
         return "yes" if item else "no"

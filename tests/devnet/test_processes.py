@@ -112,6 +112,14 @@ def test_folder_of_an_earlier_devnet_is_made_anew(tmp_path: Path) -> None:
         assert [path.name for path in folder.iterdir()] == [MARKER]
 
 
+def test_folder_of_a_running_devnet_is_left_alone(tmp_path: Path) -> None:
+    with _folder(tmp_path / "net"):
+        with pytest.raises(DevnetError, match="another devnet is running"):
+            with _folder(tmp_path / "net"):
+                pass
+        assert (tmp_path / "net" / MARKER).exists()
+
+
 def test_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "precious").touch()
     with pytest.raises(DevnetError, match="no devnet's folder"), _folder(tmp_path):
