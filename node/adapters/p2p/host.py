@@ -35,6 +35,7 @@ from libp2p.stream_muxer.exceptions import MuxedStreamError
 from libp2p.tools.anyio_service import background_trio_service
 from libp2p.transport.tcp.tcp import TCP
 from libp2p.transport.upgrader import TransportUpgrader
+from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr
 
 from node.adapters.p2p import patches
@@ -48,6 +49,7 @@ DIAL_S = 5.0
 FIN_WAIT_S = 5.0
 BLOCKED_AFTER_DIAL_S = 2.0
 IDLE_S = 60.0
+ADDRS_LIFE_S = 60.0
 SWEEP_S = 10.0
 CONNECTIONS_BESIDE_SESSIONS = 64
 CONNECTIONS_PER_PEER_MAX = 4
@@ -145,6 +147,8 @@ class Host:
         self._incoming = Multiselect()
         self._outgoing = MultiselectClient()
         self._idle_since: dict[INetConn, float] = {}
+        self._addrs: list[Multiaddr] = []
+        self._addrs_until = 0.0
         swarm.set_stream_handler(self._on_stream)
 
     def get_id(self) -> ID:
@@ -176,9 +180,21 @@ class Host:
         return [addr for each in self._swarm.listeners.values() for addr in each.get_addrs()]
 
     def get_addrs(self) -> list[Multiaddr]:
-        """What to tell others: the configured addresses, or where it listens; with the PeerID."""
+        """What to tell others: the configured addresses, or where it listens; with the PeerID.
+
+        A wildcard stands for the addresses that this machine has now; loopback comes last.
+        """
+        now = trio.current_time()
+        if now >= self._addrs_until:
+            self._addrs = self._current_addrs()
+            self._addrs_until = now + ADDRS_LIFE_S if self._addrs else now
+        return list(self._addrs)
+
+    def _current_addrs(self) -> list[Multiaddr]:
         suffix = Multiaddr(f"/p2p/{self.get_id()}")
-        addrs = self._advertise or self.get_transport_addrs()
+        addrs = list(self._advertise) or [
+            each for addr in self.get_transport_addrs() for each in _expanded(addr)
+        ]
         return [addr.encapsulate(suffix) for addr in addrs]
 
     def get_connected_peers(self) -> list[ID]:
@@ -276,6 +292,17 @@ class Host:
             for conn, since in self._idle_since.items():
                 if now - since >= IDLE_S:
                     await conn.close()
+
+
+_LOOPBACK = {"/ip4/0.0.0.0/": "/ip4/127.0.0.1/", "/ip6/::/": "/ip6/::1/"}
+
+
+def _expanded(addr: Multiaddr) -> list[Multiaddr]:
+    for wildcard, loopback in _LOOPBACK.items():
+        if str(addr).startswith(wildcard):
+            last = Multiaddr(str(addr).replace(wildcard, loopback))
+            return [each for each in expand_wildcard_address(addr) if each != last] + [last]
+    return [addr]
 
 
 async def _close(stream: NetStream) -> None:

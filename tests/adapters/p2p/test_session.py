@@ -6,6 +6,7 @@ import pytest
 import trio
 
 from node.adapters.p2p.session import StreamChannel
+from node.config import NetworkConfig
 from node.errors import PeerError, SessionLost, Unavailable
 from node.protocol.frames import ZERO_HASH, AnnouncementsWanted
 from tests.adapters.p2p.peers import chunk, first_session, pair, read_to_end, transport, wanted
@@ -111,3 +112,20 @@ async def test_bad_addresses() -> None:
                 await a.connect(addrs)
         with pytest.raises(PeerError, match="itself"):
             await a.connect(a.addrs)
+
+
+async def test_wildcards_stand_for_the_addresses_of_this_machine() -> None:
+    config = NetworkConfig(listen=("/ip4/0.0.0.0/tcp/0",))
+    async with transport(config=config) as a, transport() as b:
+        assert a.addrs
+        assert not [addr for addr in a.addrs if "/0.0.0.0/" in addr]
+        assert "/ip4/127.0.0.1/" in a.addrs[-1]
+        assert (await b.connect(a.addrs[-1:])).peer == a.address
+
+
+async def test_addresses_to_advertise_replace_the_real_ones() -> None:
+    config = NetworkConfig(
+        listen=("/ip4/127.0.0.1/tcp/0",), advertise=("/dns4/worker.example/tcp/4321",)
+    )
+    async with transport(config=config) as a:
+        assert a.addrs == (f"/dns4/worker.example/tcp/4321/p2p/{a.host.get_id()}",)
