@@ -114,9 +114,9 @@ def test_folder_of_an_earlier_devnet_is_made_anew(tmp_path: Path) -> None:
 
 def test_folder_of_a_running_devnet_is_left_alone(tmp_path: Path) -> None:
     with _folder(tmp_path / "net"):
-        with pytest.raises(DevnetError, match="another devnet is running"):
-            with _folder(tmp_path / "net"):
-                pass
+        second = _folder(tmp_path / "net")
+        with pytest.raises(DevnetError, match="another devnet is running"), second:
+            pass
         assert (tmp_path / "net" / MARKER).exists()
 
 
