@@ -31,6 +31,9 @@ ROTATE_EVERY_S = 60.0
 SEND_S = 2.0
 
 Badness = Callable[[Address, Hash], tuple[int, int]]
+Source = tuple[Address | None, str]
+"""Who announced a PeerID, and the PeerID: a failure is held against both together, so that nobody
+can keep a worker from being dialled by announcing it at a wrong address."""
 
 
 class Contacts:
@@ -65,8 +68,8 @@ class Contacts:
         """Models, and since when (monotonic)."""
         self._subscribed: dict[Address, tuple[Session, tuple[Hash, ...]]] = {}
         self._dialling: set[str] = set()
-        self._failed: OrderedDict[str, tuple[float, float]] = OrderedDict()
-        """Per PeerID: not to be dialled before, and the pause after the next failure."""
+        self._failed: OrderedDict[Source, tuple[float, float]] = OrderedDict()
+        """Per source: not to be dialled before, and the pause after the next failure."""
         self._own: dict[Address, Session] = {}
         """Sessions that were dialled here, and may be ended here."""
         self._busy: Counter[Address] = Counter()
@@ -155,14 +158,12 @@ class Contacts:
         self._hints.changed.ring()
 
     def _dial(self, nursery: trio.Nursery, only: Iterable[Address]) -> None:
-        sessions = self._transport.sessions()
-        live = {session.peer_id for session in sessions.values()}
         for lead in self._wanted_leads(only):
-            name = _name(lead)
             if len(self._dialling) >= DIALS_MAX:
                 return
-            if name in live or name in self._dialling or self._waits(name):
+            if not self._is_new(lead):
                 continue
+            name = _name(lead)
             self._dialling.add(name)
             nursery.start_soon(partial(self._connect, lead, name))
 
@@ -173,44 +174,62 @@ class Contacts:
             if model != ANY_MODEL and room > 0:
                 # More than there is room for: some are connected, or were tried in vain.
                 found = self._hints.leads(model, count_max=2 * self._sessions_max)
-                fresh = [
-                    lead for lead in found if not self._is_up(lead) and not self._waits(_name(lead))
-                ]
-                leads += fresh[:room]
+                leads += [lead for lead in found if self._is_new(lead)][:room]
         return leads
 
     def _is_new(self, lead: Lead) -> bool:
-        return not self._is_up(lead) and not self._waits(_name(lead))
-
-    def _is_up(self, lead: Lead) -> bool:
-        return lead.worker is not None and lead.worker in self._transport.sessions()
+        name = _name(lead)
+        up = any(session.peer_id == name for session in self._transport.sessions().values())
+        return not (up or name in self._dialling or self._waits(lead))
 
     async def _connect(self, lead: Lead, name: str) -> None:
+        before = set(self._transport.sessions())
         try:
             with trio.fail_after(DIAL_S):
                 session = await self._transport.connect(lead.addrs)
-            if lead.worker is not None and session.peer != lead.worker:
-                raise PeerError("another peer answers at the announced address")
-            self._failed.pop(name, None)
-            self._own.setdefault(session.peer, session)
+            if session.peer not in before:
+                self._own[session.peer] = session
+            if lead.worker not in (None, session.peer):
+                # The announcement lied. Whoever answered has done nothing wrong and may sell, too.
+                self._hints.book.fail(lead.worker)
+            self._keep_sellers(session)
+            self._failed.pop((lead.worker, name), None)
         except (Unavailable, PeerError, trio.TooSlowError) as error:
             log.info("worker not reached", peer=name, reason=str(error))
-            self._note_failure(lead, name)
+            self._note_failure(lead)
         finally:
             self._dialling.discard(name)
             self._hints.changed.ring()
 
-    def _note_failure(self, lead: Lead, name: str) -> None:
-        _, pause_s = self._failed.pop(name, (0.0, RETRY_S[0]))
-        self._failed[name] = (self._clock.monotonic_s() + pause_s, min(2 * pause_s, RETRY_S[1]))
-        if len(self._failed) > FAILED_MAX:
-            self._failed.popitem(last=False)
+    def _keep_sellers(self, session: Session) -> None:
+        """Places are for workers: whoever else was found under a hint is let go.
+
+        Raises:
+            PeerError: It sells nothing.
+        """
+        if session.hello.sells:
+            return
+        if self._own.get(session.peer) is session:
+            self._own.pop(session.peer).close("not a worker")
+        raise PeerError("not a worker")
+
+    def _note_failure(self, lead: Lead) -> None:
+        source = (lead.worker, _name(lead))
+        _, pause_s = self._failed.pop(source, (0.0, RETRY_S[0]))
+        self._put_off(source, pause_s, then_s=min(2 * pause_s, RETRY_S[1]))
         # With no session at all the trouble may be ours; the book is not emptied for that.
         if lead.worker is not None and self._transport.sessions():
             self._hints.book.fail(lead.worker)
 
-    def _waits(self, name: str) -> bool:
-        return self._failed.get(name, (0.0, 0.0))[0] > self._clock.monotonic_s()
+    def _put_off(self, source: Source, pause_s: float, *, then_s: float) -> None:
+        self._failed[source] = (self._clock.monotonic_s() + pause_s, then_s)
+        self._failed.move_to_end(source)
+        if len(self._failed) > FAILED_MAX:
+            self._failed.popitem(last=False)
+
+    def _waits(self, lead: Lead) -> bool:
+        until_s, _ = self._failed.get((lead.worker, _name(lead)), (0.0, 0.0))
+        return until_s > self._clock.monotonic_s()
 
     def _rotate(self) -> None:
         """With all places taken, let the worst idle worker go now and then, for one not tried."""
@@ -227,7 +246,8 @@ class Contacts:
             worst = max(idle, key=lambda worker: self._badness(worker, model))
             session = self._own.pop(worst)
             # Not to be dialled again before others had their turn.
-            self._failed[session.peer_id] = (now_s + 2 * ROTATE_EVERY_S, RETRY_S[0])
+            source = (worst, session.peer_id)
+            self._put_off(source, 2 * ROTATE_EVERY_S, then_s=RETRY_S[0])
             session.close("a place for another worker")
 
     def _may_sell(self, worker: Address, model: Hash) -> bool:

@@ -25,8 +25,8 @@ from node.protocol.signing import address_of_key
 from node.roles import contacts
 from node.roles.market import Auction, Candidate, Effect, Event, Market
 from node.roles.seller import Seller
-from tests.protocol.market_samples import signed_terms
-from tests.roles.fakes import FakeSession, Gossip, Net, key_of
+from tests.protocol.market_samples import announced, signed_terms, worker_of
+from tests.roles.fakes import UNIX_MS_START, FakeSession, Gossip, Net, key_of
 from tests.roles.market_world import MODEL, NEED, PREFS, FakeStore, Node, World
 
 SETTLE_S = 5.0
@@ -439,6 +439,45 @@ async def test_all_models_can_be_followed(autojump_clock: trio.abc.Clock) -> Non
         market.follow(ANY_MODEL)
         await trio.sleep(SETTLE_S)
         assert len(market.live_offers(MODEL)) == 3
+
+
+async def test_hints_that_lie_cost_a_dial_and_no_place(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    gossip = Gossip()
+    async with scene(prices=(400_000,), gossip=gossip) as world:
+        bystander, named = world.world.node(60), world.world.node(61, sells=True)
+        gossip.providers[MODEL] = dict.fromkeys(bystander.transport.addrs)
+        market = await world.client()
+        # Announced by one key, at the address of another.
+        false = announced(
+            62, issued_ms=UNIX_MS_START, ttl_s=600, model=MODEL, addrs=named.transport.addrs
+        )
+        world.node.hints.take(false, source=world.address(0))
+        market.follow(MODEL)
+        await trio.sleep(SETTLE_S)
+        assert bystander.transport.addrs[0] in world.node.transport.dialled
+        assert world.node.hints.lead_to(worker_of(62)) is None
+        # The worker at the stolen address answered, and is not made to pay for the lie.
+        assert set(world.node.transport.sessions()) == {world.address(0), named.address}
+
+
+async def test_a_worker_announced_at_a_wrong_address_by_another_is_still_dialled(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    async with scene() as world:
+        victim = world.world.workers[2].transport.addrs[0]
+        wrong = "/ip4/10.255.0.1/tcp/1/p2p/" + victim.rpartition("/")[2]
+        market = await world.client()
+        for number in range(60, 70):
+            false = announced(
+                number, issued_ms=UNIX_MS_START, ttl_s=600, model=MODEL, addrs=(wrong,)
+            )
+            world.node.hints.take(false, source=world.address(0))
+        market.follow(MODEL)
+        await trio.sleep(SETTLE_S)
+        assert wrong in world.node.transport.dialled
+        assert world.address(2) in world.node.transport.sessions()
 
 
 # ------------------------------------------------------------------------------------ hostile peers
