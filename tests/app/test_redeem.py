@@ -10,7 +10,7 @@ import trio
 
 from node.adapters.chain import sender as sender_module
 from node.adapters.store import open_stores
-from node.app.redeem import open_redeemer, redeem
+from node.app.redeem import open_till
 from node.config import Config
 from node.protocol import receipts_tree
 from node.protocol.fields import Signed
@@ -19,7 +19,7 @@ from node.protocol.signing import address_of_key, digest, sign
 from node.protocol.statements import Award, Split, Terms, Voucher
 from node.protocol.tabs import splits_hash
 from node.roles.payee import Payee
-from node.roles.redeemer import Redeemer
+from node.roles.redeemer import RedeemReport
 from node.roles.stores import Stores
 from tests.adapters.chain.world import FINALITY_BLOCKS, World, until
 from tests.app.test_wallet import config_of
@@ -54,10 +54,13 @@ class Seller:
     def terms(self) -> Terms:
         return replace(terms_of(self.address, MODEL), splits=SPLITS)
 
-    async def sell(self, redeemer: Redeemer, payer_key: bytes, amount: int) -> None:
+    async def redeem(self, stores: Stores) -> RedeemReport:
+        """As the command does it."""
+        async with open_till(self.config, self.key, stores) as till:
+            return await till.redeemer.redeem_now()
+
+    async def sell(self, payee: Payee, payer_key: bytes, amount: int) -> None:
         """One job, paid in full."""
-        payee = redeemer._claims
-        assert isinstance(payee, Payee)
         payer, terms = address_of_key(payer_key), self.terms()
         self.jobs += 1
         award: Award = replace(award_of(terms, self.jobs, amount), client=payer, payer=payer)
@@ -95,12 +98,12 @@ async def test_all_that_was_sold_arrives_in_one_transaction_to_the_micro(
     before = seller.credited()
     buyers = [world.key(deposit_micro=10_000) for _ in range(5)]
     async with seller.stores() as stores:
-        async with open_redeemer(seller.config, seller.key, stores) as redeemer:
+        async with open_till(seller.config, seller.key, stores) as till:
             for number in range(20):
-                await seller.sell(redeemer, buyers[number % 5], 7 + number)
+                await seller.sell(till.payee, buyers[number % 5], 7 + number)
         async with world.blocks(0.01):
-            report = await redeem(seller.config, seller.key, stores)
-            again = await redeem(seller.config, seller.key, stores)
+            report = await seller.redeem(stores)
+            again = await seller.redeem(stores)
     sold = sum(7 + number for number in range(20))
     assert report.amount_micro == sold == sum(seller.cumulative.values())
     assert (report.left_micro, again.transactions) == (0, ())
@@ -117,19 +120,19 @@ async def test_a_process_killed_in_the_middle_loses_and_doubles_nothing(
 ) -> None:
     seller, payer = Seller(world, tmp_path), world.key(deposit_micro=10_000)
     async with seller.stores() as stores:
-        async with open_redeemer(seller.config, seller.key, stores) as redeemer:
-            await seller.sell(redeemer, payer, 300)
+        async with open_till(seller.config, seller.key, stores) as till:
+            await seller.sell(till.payee, payer, 300)
         sent = world.chain.rpc("txpool_status")["pending"]
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(redeem, seller.config, seller.key, stores)
+            nursery.start_soon(seller.redeem, stores)
             await until(lambda: world.chain.rpc("txpool_status")["pending"] != sent)
             nursery.cancel_scope.cancel()
     if blocks:
         world.chain.mine(blocks)
     async with seller.stores() as stores, world.blocks(0.01):
-        async with open_redeemer(seller.config, seller.key, stores) as redeemer:
-            await seller.sell(redeemer, payer, 50)
-        report = await redeem(seller.config, seller.key, stores)
+        async with open_till(seller.config, seller.key, stores) as till:
+            await seller.sell(till.payee, payer, 50)
+        report = await seller.redeem(stores)
         transactions = await stores.chain.transactions(count_max=10)
     assert report.left_micro == 0
     assert [row.kind for row in transactions] == ["redeem", "redeem"]

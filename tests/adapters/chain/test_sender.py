@@ -85,7 +85,7 @@ async def test_it_is_saved_then_sent_and_counts_when_final(world: World, account
             await until(lambda: account.pending() == 1)
             for _ in range(FINALITY_BLOCKS):
                 world.chain.mine()
-                await trio.sleep(0.3)
+                await trio.sleep(0.1)
                 assert not done
                 assert account.state is TxState.SENT
             world.chain.mine()
@@ -202,7 +202,7 @@ async def test_a_reorg_throws_it_out_and_it_is_sent_again(world: World, account:
         await until(lambda: account.pending() == 1)
         world.chain.mine(FINALITY_BLOCKS)
         assert account.minted == 1
-        await trio.sleep(0.6)  # it sees itself mined
+        await trio.sleep(0.2)  # it sees itself mined
         world.chain.rpc("anvil_reorg", FINALITY_BLOCKS, [])
         world.chain.rpc("anvil_dropAllTransactions")
         assert account.minted == 0
@@ -282,7 +282,7 @@ async def test_a_nonce_used_elsewhere_ends_it_for_good(world: World, account: Ac
         foreign = web3.eth.account.sign_transaction({**fields, **fees}, account.key)
         web3.eth.send_raw_transaction(foreign.raw_transaction)
         world.chain.mine()
-        await trio.sleep(0.6)
+        await trio.sleep(0.2)
         assert not caught, "a reorg could still undo it"
         world.chain.mine(FINALITY_BLOCKS)
     assert "nonce 0" in str(caught[0])

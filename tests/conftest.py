@@ -1,0 +1,30 @@
+"""One real chain for all tests of a run that want one; each has accounts of its own on it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from devnet.chain import DevChain
+    from tests.adapters.chain.world import World
+
+
+@pytest.fixture(scope="session")
+def chain() -> Iterator[DevChain]:
+    from devnet.chain import running  # web3 takes a second: not for tests without a chain
+
+    with running() as chain:
+        chain.mine(3)
+        yield chain
+
+
+@pytest.fixture
+def world(chain: DevChain, request: pytest.FixtureRequest) -> Iterator[World]:
+    from tests.adapters.chain.world import World
+
+    world = World(chain, request.node.name)
+    yield world
+    world.close()
