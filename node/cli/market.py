@@ -36,4 +36,4 @@ def market(config: Any, *, once: bool, window_s: float, as_json: bool) -> None:
         return
     from rich.console import Console
 
-    Console(width=None if sys.stdout.isatty() else 120).print(app.table(rows))
+    Console(width=None if sys.stdout.isatty() else 140).print(app.table(rows))
