@@ -27,7 +27,7 @@ TEMPLATE_CHARS_MAX: Final = 64 * 1024
 WORK_MAX: Final = 10_000_000
 """What one rendering may spend, besides `WORK_PER_CHAR` for each character of the conversation."""
 WORK_PER_CHAR: Final = 64
-STEP: Final = 20
+STEP: Final = 50
 """Price of anything that runs Python; a character that is copied costs 1."""
 VALUE_MAX: Final = 4_000_000
 """Characters or items of any single value."""
