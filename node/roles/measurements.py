@@ -71,6 +71,7 @@ class Measurements:
                     await self._store.save_measurement(self._row(key))
                 except NodeError as error:
                     log.warning("not saved", reason=str(error))
+                    self._dirty[key] = None  # with the next change, or at the end
                     return
 
     def tracks(self, model: Hash) -> dict[Address, Track]:

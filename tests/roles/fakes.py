@@ -346,10 +346,12 @@ class FakeDiscovery:
         self._addrs = addrs
         self._heard_in, self._heard = trio.open_memory_channel[Signed[Announcement]](64)
         self.models: set[Hash] = set()
+        self.broken = False
+        """Like a DHT without peers: everything it is asked for is unavailable."""
         self.published: list[tuple[float, Signed[Announcement]]] = []
 
     async def publish(self, announcement: Signed[Announcement]) -> None:
-        await trio.lowlevel.checkpoint()
+        await self._work()
         self.published.append((trio.current_time(), announcement))
         topics = {each.model for each in announcement.statement.models}
         for node in self._gossip.nodes:
@@ -357,20 +359,26 @@ class FakeDiscovery:
                 node.hear(announcement)
 
     async def follow(self, model: Hash) -> None:
-        await trio.lowlevel.checkpoint()
+        await self._work()
         self.models.add(model)
 
     async def provide(self, model: Hash) -> None:
-        await trio.lowlevel.checkpoint()
+        await self._work()
         self._gossip.providers.setdefault(model, {}).update(dict.fromkeys(self._addrs))
 
     async def find(self, model: Hash) -> tuple[str, ...]:
+        await self._work()
         await trio.sleep(self._gossip.find_s)
         return tuple(self._gossip.providers.get(model, ()))
 
     async def heard(self) -> AsyncIterator[Signed[Announcement]]:
         async for announcement in self._heard:
             yield announcement
+
+    async def _work(self) -> None:
+        await trio.lowlevel.checkpoint()
+        if self.broken:
+            raise Unavailable("no peers")
 
     def hear(self, announcement: Signed[Announcement]) -> None:
         try:

@@ -16,7 +16,7 @@ from node.roles.generation import Engine, EngineLoad, EngineModel, EngineRates
 from node.roles.hints import Hints
 from node.roles.market import Market
 from node.roles.seller import Seller
-from node.roles.stores import MarketStore, Measurement, WorkerStore
+from node.roles.stores import MarketStore, Measurement, StoreFailed, WorkerStore
 from tests.roles.fakes import (
     DOMAIN,
     FakeDiscovery,
@@ -75,6 +75,7 @@ class FakeStore:
 
     def __init__(self) -> None:
         self.serial = 0
+        self.broken = False
         self.rows: dict[tuple[Address, Hash], Measurement] = {}
 
     async def next_serials(self, count: int) -> int:
@@ -84,6 +85,8 @@ class FakeStore:
 
     async def save_measurement(self, measurement: Measurement) -> None:
         await trio.lowlevel.checkpoint()
+        if self.broken:
+            raise StoreFailed("disk full")
         self.rows[measurement.worker, measurement.model] = measurement
 
     async def measurements(self) -> tuple[Measurement, ...]:

@@ -17,7 +17,7 @@ from node.protocol.frames import Announcements, AnnouncementsWanted
 from node.protocol.statements import Announcement
 from node.roles.announcer import Announcer, Description
 from node.roles.dispatch import Dispatcher
-from node.roles.hints import REPLIES, Hints
+from node.roles.hints import FOLLOWED_MAX, REPLIES, Hints
 from tests.protocol.market_samples import FOREIGN, announced, worker_of
 from tests.roles.fakes import DOMAIN, UNIX_MS_START, FakeSession, Gossip, Net
 from tests.roles.market_world import MODEL, Node, World
@@ -106,6 +106,47 @@ async def test_a_worker_provides_itself_in_the_dht(autojump_clock: trio.abc.Cloc
         assert world.gossip is not None
         assert tuple(world.gossip.providers[MODEL]) == node.transport.addrs
         nursery.cancel_scope.cancel()
+
+
+async def test_gossip_and_dht_that_fail_stop_neither_side(autojump_clock: trio.abc.Clock) -> None:
+    world = World(Net(), gossip=Gossip())
+    assert world.gossip is not None
+    async with trio.open_nursery() as nursery:
+        node, _ = await world.worker(nursery)
+        client = world.node(1, bootstrap=node.transport.addrs)
+        for each in world.gossip.nodes:
+            each.broken = True
+        async with running(client) as hints:
+            hints.follow(MODEL)
+            await trio.sleep(200)
+            assert leads_of(client) == {node.address}
+            for each in world.gossip.nodes:
+                each.broken = False
+            await trio.sleep(200)
+            assert node.discovery is not None
+            assert node.discovery.published
+            assert tuple(world.gossip.providers[MODEL]) == node.transport.addrs
+        nursery.cancel_scope.cancel()
+
+
+async def test_models_wanted_before_the_start_are_followed(autojump_clock: trio.abc.Clock) -> None:
+    world = World(Net())
+    async with trio.open_nursery() as nursery:
+        node, _ = await world.worker(nursery)
+        client = world.node(1, bootstrap=node.transport.addrs)
+        client.hints.follow(MODEL)
+        async with running(client):
+            await trio.sleep(1)
+            assert leads_of(client) == {node.address}
+        nursery.cancel_scope.cancel()
+
+
+async def test_what_is_followed_is_bounded(autojump_clock: trio.abc.Clock) -> None:
+    world = World(Net())
+    client = world.node(1)
+    for number in range(FOLLOWED_MAX + 5):
+        client.hints.follow(number.to_bytes(32, "big"))
+    assert len(client.hints._followed) == FOLLOWED_MAX
 
 
 async def test_bootstrap_is_tried_until_it_answers_and_again_after_a_loss(

@@ -238,6 +238,21 @@ async def test_a_lost_award_goes_elsewhere(autojump_clock: trio.abc.Clock) -> No
         assert [each.code for each in auction.record().refusals] == ["LOST"]
 
 
+async def test_a_worker_that_leaves_at_the_moment_of_the_choice_is_passed_over(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    async with scene() as world:
+        market = await world.client()
+
+        def cut(event: Event | Effect) -> None:
+            if isinstance(event, GiveAward) and event.choice.standing.terms.price_out == 200_000:
+                world.node.transport.sessions()[world.address(1)].cut()
+
+        auction = market.auction(NEED, PREFS, observer=cut)
+        assert (await auction.next()).session.peer == world.address(2)
+        assert [each.detail for each in auction.record().refusals] == ["left before the award"]
+
+
 async def test_a_candidate_that_was_never_used_is_not_given_again(
     autojump_clock: trio.abc.Clock,
 ) -> None:
@@ -355,6 +370,24 @@ async def test_measurements_decide_and_outlive_the_process(
         assert (await auction.next()).session.peer != slow
         jobs = {each.worker: each.jobs for each in auction.record().bids}
         assert jobs[slow] == 1
+
+
+async def test_a_store_that_fails_costs_no_job_and_is_tried_again(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    async with scene() as world:
+        market = await world.client()
+        store = world.node.store
+        candidate = await market.auction(NEED, PREFS).next()
+        store.broken = True
+        well(market, candidate)
+        await trio.sleep(1)
+        assert not store.rows
+        again = await market.auction(NEED, PREFS).next()
+        store.broken = False
+        well(market, again)
+        await market.flush()
+        assert store.rows[again.session.peer, MODEL].count == 2
 
 
 async def test_a_worker_that_fails_is_left_for_one_that_does_not(
