@@ -45,7 +45,7 @@ from node.protocol.choice import Choice
 from node.protocol.fields import Address
 from node.protocol.frames import Refused
 from node.protocol.offers import Standing
-from node.protocol.scoring import OK_WHOLE, Need, Preferences, Track
+from node.protocol.scoring import OK_WHOLE, Need, Preferences, Track, price_micro
 
 LOST = "LOST"
 
@@ -373,8 +373,8 @@ def _draws(state: State) -> tuple[int, int]:
 def _is_large(state: State) -> bool:
     if state.need.tokens_in >= state.rules.large_tokens_in:
         return True
-    offers = _rank(state, state.opened_s)
-    return bool(offers) and offers[0].estimate.price_micro >= state.rules.large_micro
+    prices = [price_micro(state.need, each.terms) for each in state.standings.values()]
+    return bool(prices) and min(prices) >= state.rules.large_micro
 
 
 def _noted(

@@ -147,23 +147,24 @@ def why_nobody(ranking: tuple[Weighed, ...], *, refusals: tuple[NoBid, ...], ask
 def _kept(ranking: tuple[Weighed, ...], won: Weighed) -> tuple[Weighed, ...]:
     """As many bids as a record holds, the winner among them."""
     best = ranking[:BIDS_KEPT_MAX]
-    return best if won in best else (*best[:-1], won)
+    return best if any(bid is won for bid in best) else (*best[:-1], won)
 
 
 def _trusted(
     within: list[Weighed], tracks: Mapping[Address, Track], *, newcomers_compete: bool
 ) -> tuple[list[Weighed], bool]:
     """Whom to choose from, best first; and whether to choose blindly."""
-    groups: dict[Trust, list[Weighed]] = {trust: [] for trust in Trust}
-    for bid in within:
-        groups[tracks.get(bid.worker, UNTRIED).trust].append(bid)
-    proven, newcomers = groups[Trust.PROVEN], groups[Trust.NEWCOMER]
+    trusts = [tracks.get(bid.worker, UNTRIED).trust for bid in within]
+
+    def of(*wanted: Trust) -> list[Weighed]:
+        return [bid for bid, trust in zip(within, trusts, strict=True) if trust in wanted]
+
+    proven, newcomers = of(Trust.PROVEN), of(Trust.NEWCOMER)
     if proven and not newcomers_compete:
         return proven, False
     if newcomers and not newcomers_compete:
         return newcomers, True
-    tried = [bid for bid in within if bid in proven or bid in newcomers]
-    return tried or groups[Trust.FAILING], False
+    return of(Trust.PROVEN, Trust.NEWCOMER) or within, False
 
 
 def _equals(pool: list[Weighed], prefs: Preferences) -> list[Weighed]:

@@ -168,9 +168,9 @@ class Estimate:
     """In micro: lower is better."""
 
 
-def estimate(need: Need, prefs: Preferences, terms: Terms, track: Track) -> Estimate:
-    """Weigh one worker's terms for a job; the module's formulas."""
-    price = cost_micro(
+def price_micro(need: Need, terms: Terms) -> int:
+    """Most that a job costs on these terms."""
+    return cost_micro(
         tokens_in=need.tokens_in,
         tokens_cached=0,
         tokens_out=need.output_max,
@@ -178,6 +178,11 @@ def estimate(need: Need, prefs: Preferences, terms: Terms, track: Track) -> Esti
         price_cached=terms.price_cached,
         price_out=terms.price_out,
     )
+
+
+def estimate(need: Need, prefs: Preferences, terms: Terms, track: Track) -> Estimate:
+    """Weigh one worker's terms for a job; the module's formulas."""
+    price = price_micro(need, terms)
     promised = _promised(need, terms)
     predicted = _predicted(need, promised, track)
     total_ms = predicted.total_ms(need.output_max)
@@ -217,7 +222,8 @@ def objection(
         return f"region {terms.region or 'not given'}"
     if figures.price_micro > prefs.price_micro_max:
         return f"costs {figures.price_micro} micro, limit {prefs.price_micro_max}"
-    if terms.prepay + terms.quantum < _first_micro(need, terms):
+    # Due with the first output token; a worker turns down an award that it can't cover.
+    if terms.prepay + terms.quantum < price_micro(replace(need, output_max=1), terms):
         return f"gives no more credit than {terms.quantum} micro, and the prompt costs more"
     if terms.prepay > prefs.prepay_micro_max:
         return f"asks {terms.prepay} micro in advance, limit {prefs.prepay_micro_max}"
@@ -254,18 +260,6 @@ def newcomer_share(ok_permille: int) -> int:
 def newcomers_after(ok_permille: int, *, ok: bool) -> int:
     """The record of newcomers together, after one more first job."""
     return _average(ok_permille, OK_WHOLE if ok else 0, NEWCOMER_JOBS)
-
-
-def _first_micro(need: Need, terms: Terms) -> int:
-    """What is due with the first output token; a worker turns down an award that it can't cover."""
-    return cost_micro(
-        tokens_in=need.tokens_in,
-        tokens_cached=0,
-        tokens_out=1,
-        price_in=terms.price_in,
-        price_cached=terms.price_cached,
-        price_out=terms.price_out,
-    )
 
 
 def _promised(need: Need, terms: Terms) -> Figures:
