@@ -14,128 +14,35 @@ import trio
 from libp2p.abc import INetConn, INetStream
 from libp2p.crypto.keys import KeyPair, PrivateKey, PublicKey
 from libp2p.crypto.secp256k1 import create_new_key_pair
-from libp2p.crypto.x25519 import create_new_key_pair as create_noise_key_pair
 from libp2p.custom_types import TProtocol
 from libp2p.host.exceptions import StreamFailure
-from libp2p.io.abc import ReadWriteCloser
-from libp2p.network.config import ConnectionConfig, RetryConfig
-from libp2p.network.connection.raw_connection import RawConnection
 from libp2p.network.stream.net_stream import NetStream
-from libp2p.network.swarm import Swarm
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
-from libp2p.peer.peerstore import PeerStore
 from libp2p.protocol_muxer.exceptions import MultiselectClientError
 from libp2p.protocol_muxer.multiselect import Multiselect
 from libp2p.protocol_muxer.multiselect_client import MultiselectClient
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
-from libp2p.security.noise.transport import PROTOCOL_ID as NOISE
-from libp2p.security.noise.transport import Transport as Noise
 from libp2p.stream_muxer.exceptions import MuxedStreamError
 from libp2p.tools.anyio_service import background_trio_service
-from libp2p.transport.tcp.tcp import TCP
-from libp2p.transport.upgrader import TransportUpgrader
 from libp2p.utils.address_validation import expand_wildcard_address
 from multiaddr import Multiaddr
 
 from node.adapters.p2p import patches
-from node.adapters.p2p.admission import HANDSHAKE_S, Admission, Handshake
+from node.adapters.p2p.swarm import GuardedSwarm, new_swarm
 from node.errors import ConfigError
 
 log = structlog.get_logger()
 
 NEGOTIATION_S = 5
-DIAL_S = 5.0
 FIN_WAIT_S = 5.0
-BLOCKED_AFTER_DIAL_S = 2.0
 IDLE_S = 60.0
 ADDRS_LIFE_S = 60.0
 SWEEP_S = 10.0
-CONNECTIONS_BESIDE_SESSIONS = 64
-CONNECTIONS_PER_PEER_MAX = 4
 
 _NAMES = ("ip4", "ip6", "dns", "dns4", "dns6")
 
 StreamHandler = Callable[[NetStream], Awaitable[None]]
-
-
-class NoAutoConnector:
-    """Dials nobody: which peers to be connected to is the market's decision."""
-
-    _is_connecting = False
-
-    async def start(self) -> None:
-        """Nothing to start."""
-
-    async def stop(self) -> None:
-        """Nothing to stop."""
-
-    async def run_background_task(self, nursery: trio.Nursery) -> None:
-        """Nothing to run."""
-
-    def record_disconnect(self, peer_id: ID) -> None:
-        """Nothing to back off from."""
-
-    async def maybe_connect(self) -> None:
-        """No dial."""
-
-
-class GuardedSwarm(Swarm):
-    """The library's swarm with an inbound path that forgets connections when they end.
-
-    Its own keeps a slot and a task per inbound connection until the process exits, and accepts
-    nobody after the 250th.
-    """
-
-    def __init__(self, *args: Any, sessions_max: int, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.admission = Admission(connections_max=sessions_max + CONNECTIONS_BESIDE_SESSIONS)
-        self.auto_connector = NoAutoConnector()  # type: ignore[assignment]
-        self._negative_peer_cache._ttl = BLOCKED_AFTER_DIAL_S
-
-    async def _handle_inbound_connection(
-        self, read_write_closer: ReadWriteCloser, maddr: Multiaddr
-    ) -> None:
-        remote = read_write_closer.get_remote_address()
-        ip = remote[0] if remote else ""
-        handshake = self.admission.begin(ip)
-        if handshake is None:
-            await read_write_closer.close()
-            return
-        try:
-            with handshake.scope:
-                await self._serve_inbound(read_write_closer, maddr, handshake)
-        finally:
-            self.admission.end(handshake)
-            with trio.CancelScope(shield=True):
-                await read_write_closer.close()
-
-    def live_connections(self, peer_id: ID) -> list[INetConn]:
-        """Connections with a peer that can take a stream; others are listed for a while longer."""
-        return [
-            conn
-            for conn in self.get_connections(peer_id)
-            if not conn.is_closed and conn.muxed_conn.is_established
-        ]
-
-    async def _serve_inbound(
-        self, stream: ReadWriteCloser, maddr: Multiaddr, handshake: Handshake
-    ) -> None:
-        try:
-            muxed = await self.upgrade_inbound_raw_conn(RawConnection(stream, False), maddr)
-        # Garbage makes the handshake raise whatever its parts raise (cryptography, protobuf …).
-        except Exception as error:
-            log.debug("p2p.handshake_failed", ip=handshake.ip, error=repr(error))
-            return
-        self.admission.end(handshake)
-        assert isinstance(muxed, patches.GuardedYamux)
-        if len(self.live_connections(muxed.peer_id)) > CONNECTIONS_PER_PEER_MAX:
-            muxed.abort()
-        self.admission.connected(handshake.ip)
-        try:
-            await muxed.event_closed.wait()
-        finally:
-            self.admission.gone(handshake.ip)
 
 
 class Host:
@@ -333,7 +240,7 @@ async def open_host(
     for addr in listen_addrs:
         _probe(addr)
     keys = create_new_key_pair(key)
-    swarm = _new_swarm(keys, sessions_max)
+    swarm = new_swarm(keys, sessions_max)
     host = Host(swarm, keys, advertised)
     failure: Exception | None = None
     async with background_trio_service(swarm), trio.open_nursery() as nursery:
@@ -359,35 +266,6 @@ async def _listen(swarm: GuardedSwarm, addrs: Sequence[Multiaddr]) -> None:
     for addr in addrs:
         if str(addr) not in swarm.listeners:
             raise ConfigError(f"can't listen on {addr}")
-
-
-def _new_swarm(keys: KeyPair, sessions_max: int) -> GuardedSwarm:
-    peer_id = ID.from_pubkey(keys.public_key)
-    peerstore = PeerStore()
-    peerstore.add_key_pair(peer_id, keys)
-    # The library's defaults accept plaintext, with which anybody can be anybody.
-    noise = Noise(keys, noise_privkey=create_noise_key_pair().private_key)
-    upgrader = TransportUpgrader({NOISE: noise}, {patches.YAMUX: patches.GuardedYamux})
-    upgrader.muxer_multistream = patches.GuardedMuxer({patches.YAMUX: patches.GuardedYamux})
-    connections_max = sessions_max + CONNECTIONS_BESIDE_SESSIONS
-    return GuardedSwarm(
-        peer_id,
-        peerstore,
-        upgrader,
-        [TCP()],
-        RetryConfig(max_retries=0),
-        ConnectionConfig(
-            max_connections=connections_max,
-            high_watermark=connections_max,
-            low_watermark=0,
-            min_connections=0,
-            max_connections_per_peer=CONNECTIONS_PER_PEER_MAX,
-            dial_timeout=DIAL_S,
-            inbound_upgrade_timeout=HANDSHAKE_S,
-            outbound_upgrade_timeout=HANDSHAKE_S,
-        ),
-        sessions_max=sessions_max,
-    )
 
 
 def _parse(addrs: Sequence[str]) -> list[Multiaddr]:

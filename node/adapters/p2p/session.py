@@ -6,6 +6,7 @@ from collections.abc import Callable
 import trio
 
 from node.adapters.p2p.budget import UNITS_BURST, UNITS_PER_S, Bucket, cost
+from node.adapters.p2p.channel import StreamChannel
 from node.adapters.p2p.framing import FrameReader, WireStream
 from node.adapters.p2p.link import Lane, Link, Route
 from node.errors import PeerError, SessionLost, Unavailable
@@ -21,7 +22,7 @@ from node.protocol.frames import (
     Pong,
     channel_of,
 )
-from node.roles.ports import Channel, Inbound
+from node.roles.ports import Inbound
 
 WRITE_BYTES_MAX = 16 * 1024
 """Larger writes have been lost on peers whose TCP delivers small segments."""
@@ -29,73 +30,10 @@ GATHER_BYTES_MAX = 64 * 1024
 OUTBOX_BYTES_MAX = 256 * 1024
 INBOX_BYTES_MAX = 512 * 1024
 CLOSE_S = 1.0
+RTT_EVERY_S = 10.0
+LEAD = 0.75
 GRACE_S = 0.2
 """Before a peer is given up: time to read what arrived while this process was busy itself."""
-
-
-class StreamChannel(Channel):
-    """A job's lane, with waiting."""
-
-    def __init__(self, session: "StreamSession", lane: Lane) -> None:
-        self._session = session
-        self._lane = lane
-        self._order = trio.StrictFIFOLock()
-        self._credited = trio.Event()
-        self._arrived = trio.Event()
-        self._closed = False
-
-    @property
-    def job(self) -> bytes:
-        """The 16 bytes that name this channel in every frame."""
-        return self._lane.job
-
-    async def send(self, frame: Frame) -> None:
-        """Queue a frame; waits while the peer has granted no credit.
-
-        Raises:
-            SessionLost: The session ended; the message says why.
-        """
-        session, link = self._session, self._session.link
-        payload = codec.encode_frame(frame)
-        async with self._order:
-            while True:
-                await session.room()
-                if self._closed:
-                    raise SessionLost("the channel is closed")
-                if link.debit(self._lane, frame, len(payload)):
-                    break
-                self._credited = trio.Event()
-                await self._credited.wait()
-            session.queue(payload)
-
-    async def receive(self) -> Frame:
-        """The next frame of this channel, in order; consuming it grants the peer credit.
-
-        Raises:
-            SessionLost: The session ended, and every frame that came before has been read.
-        """
-        await trio.lowlevel.checkpoint()
-        while not self._lane.inbox:
-            self._session.check()
-            if self._closed:
-                raise SessionLost("the channel is closed")
-            self._arrived = trio.Event()
-            await self._arrived.wait()
-        frame, size = self._lane.inbox.popleft()
-        self._session.consumed(self._lane, frame, size)
-        return frame
-
-    def close(self) -> None:
-        """Forget the channel; later frames for it are dropped and counted."""
-        if not self._closed:
-            self._closed = True
-            self._session.close_channel(self._lane)
-            self.wake()
-
-    def wake(self) -> None:
-        """Something changed: credit, a frame, or the end."""
-        self._credited.set()
-        self._arrived.set()
 
 
 class StreamSession:
@@ -110,10 +48,12 @@ class StreamSession:
         peer_id: str,
         ours: Hello,
         hello: Hello,
+        leads: bool,
         now: Callable[[], float] = trio.current_time,
     ) -> None:
         """
         Args:
+            leads: Of the two sides one; it pings first.
             reader: What has read the peer's hello from `stream`, with what it read besides.
             now: Monotonic seconds, for `Inbound.arrived_s`.
 
@@ -126,7 +66,7 @@ class StreamSession:
         self.hello = hello
         self.rtt_s: float | None = None
         self.lost: str | None = None
-        self._stream, self._reader, self._now = stream, reader, now
+        self._stream, self._reader, self._now, self._leads = stream, reader, now, leads
         self._channels: dict[bytes, StreamChannel] = {}
         self._outbox: deque[bytes] = deque()
         self._outbox_bytes = 0
@@ -366,11 +306,13 @@ class StreamSession:
 
     async def _write(self) -> None:
         try:
-            while self.lost is None:
+            ending = False
+            while not ending:
                 await self._outbox_ready.wait()
                 # Whatever the tasks of this turn still have to say joins the same write.
                 await trio.lowlevel.checkpoint()
                 self._outbox_ready = trio.Event()
+                ending = self.lost is not None
                 while data := self._gather():
                     for start in range(0, len(data), WRITE_BYTES_MAX):
                         await self._stream.write(data[start : start + WRITE_BYTES_MAX])
@@ -402,13 +344,20 @@ class StreamSession:
         return b"".join(frames)
 
     async def _ping(self) -> None:
+        """A peer that speaks is alive: only silence is pinged, as a rule by the side that leads."""
+        measured_s = -RTT_EVERY_S
+        quiet_s = limits.PING_EVERY_S * (LEAD if self._leads else 1)
         while True:
-            await trio.sleep(limits.PING_EVERY_S)
+            due_s = min(self._heard_s + quiet_s, measured_s + RTT_EVERY_S)
+            if trio.current_time() < due_s:
+                await trio.sleep_until(due_s)
+                continue
+            measured_s = trio.current_time()
             self._ping_nonce += 1
             self._ping_due = Ping(nonce=self._ping_nonce)
             self._pong_came = trio.Event()
             self._outbox_ready.set()
-            await self._await_pong(trio.current_time())
+            await self._await_pong(measured_s)
 
     async def _await_pong(self, sent_s: float) -> None:
         while not self._pong_came.is_set():

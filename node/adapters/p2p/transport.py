@@ -16,13 +16,14 @@ from multiaddr import Multiaddr
 
 from node.adapters.p2p.framing import WireStream
 from node.adapters.p2p.greeting import HELLO_S, greet, say_goodbye
-from node.adapters.p2p.host import DIAL_S, Host, open_host
+from node.adapters.p2p.host import Host, open_host
 from node.adapters.p2p.identity import (
     address_of_peer_id,
     peer_id_bytes,
     peer_id_text,
 )
 from node.adapters.p2p.session import CLOSE_S, StreamSession
+from node.adapters.p2p.swarm import DIAL_S
 from node.config import NetworkConfig
 from node.errors import NodeError, PeerError, Unavailable
 from node.protocol.fields import Address
@@ -38,6 +39,8 @@ STAGGER_S = 0.25
 """Between the first dials of several addresses of one peer."""
 CONNECT_S = DIAL_S
 THEIRS_S = 2.0
+REUSE_S = 1.5
+"""How long a connection made earlier may take to give a stream; then it is taken for dead."""
 INBOUND_MAX = 1024
 GREETINGS_PER_PEER_MAX = 2
 
@@ -142,10 +145,8 @@ class Libp2pTransport:
     ) -> None:
         try:
             with dial.scope, trio.fail_after(CONNECT_S):
-                conn = await self._connection(peer_id, addrs)
-                dial.opened = True
-                stream = WireStream(await self.host.new_stream_on(conn, SESSION_PROTOCOL))
-                await self._greet(stream, peer)
+                stream = await self._stream(dial, peer_id, addrs)
+                await self._greet(WireStream(stream), peer)
             if dial.scope.cancelled_caught:
                 dial.error = await self._theirs(peer)
         except trio.TooSlowError:
@@ -162,10 +163,21 @@ class Libp2pTransport:
             del self._dials[peer]
             dial.done.set()
 
+    async def _stream(self, dial: _Dial, peer_id: ID, addrs: Sequence[Multiaddr]) -> NetStream:
+        """A session stream, on a connection that there is already if one works."""
+        network = self.host.get_network()
+        for conn in network.live_connections(peer_id):
+            dial.opened = True
+            with trio.move_on_after(REUSE_S):
+                return await self.host.new_stream_on(conn, SESSION_PROTOCOL)
+            network.cut(conn)
+        dial.opened = False
+        conn = await self._connection(peer_id, addrs)
+        dial.opened = True
+        return await self.host.new_stream_on(conn, SESSION_PROTOCOL)
+
     async def _connection(self, peer_id: ID, addrs: Sequence[Multiaddr]) -> INetConn:
-        """A live connection, or else the first of the addresses that answers."""
-        for conn in self.host.get_network().live_connections(peer_id):
-            return conn
+        """A connection through the first of the addresses that answers."""
         if len(addrs) == 1:
             return await self.host.dial(addrs[0], peer_id)
         won: list[INetConn] = []
@@ -243,6 +255,7 @@ class Libp2pTransport:
                 peer_id=peer_id_text(stream.peer_id),
                 ours=ours,
                 hello=theirs,
+                leads=self.host.get_id().to_bytes() < stream.peer_id,
                 now=self._now,
             )
         except BaseException:

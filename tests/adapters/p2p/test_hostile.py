@@ -11,10 +11,11 @@ from libp2p.network.stream.net_stream import NetStream
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from node.adapters.p2p import admission
+from node.adapters.p2p import admission, swarm
 from node.adapters.p2p import host as host_module
+from node.adapters.p2p.channel import StreamChannel
 from node.adapters.p2p.framing import WireStream
-from node.adapters.p2p.session import INBOX_BYTES_MAX, StreamChannel
+from node.adapters.p2p.session import INBOX_BYTES_MAX
 from node.adapters.p2p.transport import SESSION_PROTOCOL
 from node.config import NetworkConfig
 from node.errors import PeerError, Unavailable
@@ -267,7 +268,7 @@ async def test_sessions_are_limited() -> None:
 async def test_half_open_handshakes_do_not_shut_anybody_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(host_module, "HANDSHAKE_S", 1.0)
+    monkeypatch.setattr(swarm, "HANDSHAKE_S", 1.0)
     monkeypatch.setattr(admission, "PENDING_PER_IP_MAX", 20)
     async with transport() as victim, transport() as friend:
         port = int(Multiaddr(victim.addrs[0]).value_for_protocol("tcp") or 0)

@@ -12,7 +12,8 @@ import pytest
 import trio
 
 from node.adapters.p2p import session as session_module
-from node.adapters.p2p.session import StreamChannel, StreamSession
+from node.adapters.p2p.channel import StreamChannel
+from node.adapters.p2p.session import StreamSession
 from node.adapters.p2p.transport import Libp2pTransport
 from node.errors import PeerError, Unavailable
 from node.protocol import limits
@@ -135,6 +136,28 @@ async def test_the_network_is_gone() -> None:
             with trio.fail_after(5):
                 assert await near.wait_lost() == "the peer stopped answering"
                 assert await far.wait_lost() == "the peer stopped answering"
+
+
+async def test_a_dead_connection_is_not_used_again() -> None:
+    """One that gossip had left, say, and that nobody pings."""
+    async with transport() as right, transport() as left:
+        port = int(right.addrs[0].split("/")[4])
+        peer_id = right.host.get_id()
+        async with slow_proxy(port, 1400) as proxy:
+            await left.host.dial(proxy.addr, peer_id)
+            proxy.cut()
+            with trio.fail_after(4):
+                assert (await left.connect(right.addrs)).peer == right.address
+
+
+async def test_only_silence_is_pinged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "PING_EVERY_S", 0.1)
+    async with pair() as p:
+        await until(lambda: p.near.rtt_s is not None and p.far.rtt_s is not None)
+        before = p.near._ping_nonce + p.far._ping_nonce
+        await trio.sleep(1)
+        # Twenty, if each side kept to its own clock.
+        assert 3 <= p.near._ping_nonce + p.far._ping_nonce - before <= 12
 
 
 async def test_a_peer_that_comes_back_replaces_its_session() -> None:

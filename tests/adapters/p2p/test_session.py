@@ -5,7 +5,7 @@ import os
 import pytest
 import trio
 
-from node.adapters.p2p.session import StreamChannel
+from node.adapters.p2p.channel import StreamChannel
 from node.config import NetworkConfig
 from node.errors import PeerError, SessionLost, Unavailable
 from node.protocol.frames import ZERO_HASH, AnnouncementsWanted
@@ -62,6 +62,15 @@ async def test_close_sends_what_is_queued_and_says_why() -> None:
         await p.near.wait_gone()
         assert trio.current_time() - started < 1.0
         assert not p.left.sessions()
+
+
+async def test_a_goodbye_right_after_hello_is_heard() -> None:
+    async with transport() as server:
+        async with transport() as visitor:
+            await visitor.connect(server.addrs)
+            far = await first_session(server)
+        with trio.fail_after(2):
+            assert await far.wait_lost() == "the peer closed the session: shutting down"
 
 
 @pytest.mark.parametrize(
