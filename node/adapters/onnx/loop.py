@@ -90,12 +90,16 @@ class Loop:
     def run(self) -> None:
         """Until `Stop`."""
         while not self._stopping:
-            self._listen()
-            self._admit()
-            self._resume()
-            happened = self._read_chunk() + self._step_all()
-            if happened:
-                self._deliver(happened)
+            self.turn()
+
+    def turn(self) -> None:
+        """Hear what was told, waiting for it if there is no work; then work once for every job."""
+        self._listen()
+        self._admit()
+        self._resume()
+        happened = self._read_chunk() + self._step_all()
+        if happened:
+            self._deliver(happened)
 
     def _listen(self) -> None:
         """Take all commands; if there is nothing else to do now, wait for one."""
