@@ -159,6 +159,8 @@ contract SubmitLockTest is EscrowTest {
         statement = lock(45, 3);
         escrow.submitLock(statement, signed(statement, SIGNER_KEY));
         assertAccount(payer, 35, 45);
+        (,, uint128 spent) = escrow.signers(payer, signer);
+        vm.assertEq(spent, 50);
         assertCapExceeded(lock(46, 4), 0);
 
         // What it cannot raise it can keep, and with the payee's consent lower.
