@@ -57,7 +57,10 @@ class WireStream:
         try:
             await self._muxed.write(data)
         except _BROKEN as error:
-            raise SessionLost("the connection was lost") from error
+            # The library waits five seconds for room in a stream's window, and says so in words.
+            full = "window" in str(error)
+            reason = "the peer takes no more data" if full else "the connection was lost"
+            raise SessionLost(reason) from error
 
     async def close(self) -> None:
         """Say that nothing more will be written.  What was written still arrives."""
@@ -74,6 +77,11 @@ class WireStream:
     def abort(self) -> None:
         """Cut the whole connection, at once: for a peer that is frozen or hostile."""
         self._conn.abort()
+
+
+def printable(text: str) -> str:
+    """A peer's words as they may be logged and shown: no control characters."""
+    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 class FrameReader:

@@ -2,7 +2,7 @@
 
 import trio
 
-from node.adapters.p2p.framing import FrameReader, WireStream
+from node.adapters.p2p.framing import FrameReader, WireStream, printable
 from node.errors import PeerError, SessionLost, Unavailable
 from node.protocol import codec
 from node.protocol.frames import NO_JOB, ErrorFrame, Fault, Hello
@@ -84,7 +84,8 @@ async def say_goodbye(stream: WireStream, fault: Fault, reason: str) -> None:
 
 def _fitting(frame: object, ours: Hello) -> Hello:
     if isinstance(frame, ErrorFrame):
-        raise PeerError(f"the peer refused the session: {frame.detail or f'fault {frame.code}'}")
+        said = printable(frame.detail) or f"fault {frame.code}"
+        raise PeerError(f"the peer refused the session: {said}")
     if not isinstance(frame, Hello):
         raise PeerError(f"{type(frame).__name__} came instead of a hello")
     check_hello(ours, frame)

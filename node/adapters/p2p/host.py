@@ -292,6 +292,8 @@ def _probe(addr: Multiaddr) -> None:
         return
     family = socket.AF_INET6 if name == "ip6" else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
+        # Else connections of an earlier run, in TIME_WAIT, keep a node from starting again.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
         except OSError as error:

@@ -7,7 +7,7 @@ import trio
 
 from node.adapters.p2p.budget import UNITS_BURST, UNITS_PER_S, Bucket, cost
 from node.adapters.p2p.channel import StreamChannel
-from node.adapters.p2p.framing import FrameReader, WireStream
+from node.adapters.p2p.framing import FrameReader, WireStream, printable
 from node.adapters.p2p.link import Lane, Link, Route
 from node.errors import PeerError, SessionLost, Unavailable
 from node.protocol import codec, limits
@@ -30,6 +30,7 @@ GATHER_BYTES_MAX = 64 * 1024
 OUTBOX_BYTES_MAX = 256 * 1024
 INBOX_BYTES_MAX = 512 * 1024
 CLOSE_S = 1.0
+STALL_S = 30.0
 RTT_EVERY_S = 10.0
 LEAD = 0.75
 GRACE_S = 0.2
@@ -265,7 +266,7 @@ class StreamSession:
             case Hello():
                 raise PeerError("a second hello")
             case ErrorFrame(job=job) if job == NO_JOB:
-                said = frame.detail or f"fault {frame.code}"
+                said = printable(frame.detail) or f"fault {frame.code}"
                 self.end(f"the peer closed the session: {said}", None)
             case _:
                 await self._route(frame, size)
@@ -290,10 +291,14 @@ class StreamSession:
     async def _deliver(self, frame: Frame, channel: StreamChannel | None, size: int) -> None:
         arrived_s = self._now()
         # A dispatcher that is behind slows its peer down; nothing is dropped, nothing piles up.
-        while self._inbox_bytes >= INBOX_BYTES_MAX and self.lost is None:
-            self._stalled = True
-            self._inbox_room = trio.Event()
-            await self._inbox_room.wait()
+        with trio.move_on_after(STALL_S) as patience:
+            while self._inbox_bytes >= INBOX_BYTES_MAX and self.lost is None:
+                self._stalled = True
+                self._inbox_room = trio.Event()
+                await self._inbox_room.wait()
+        if patience.cancelled_caught:
+            # Two sides that each wait for the other to read would wait for ever.
+            self.end("this node fell behind", Fault.INTERNAL)
         self._stalled = False
         self._inbox.append((Inbound(frame=frame, channel=channel, arrived_s=arrived_s), size))
         self._inbox_bytes += size

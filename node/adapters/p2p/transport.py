@@ -14,7 +14,7 @@ from libp2p.network.stream.net_stream import NetStream
 from libp2p.peer.id import ID
 from multiaddr import Multiaddr
 
-from node.adapters.p2p.framing import WireStream
+from node.adapters.p2p.framing import WireStream, printable
 from node.adapters.p2p.greeting import HELLO_S, greet, say_goodbye
 from node.adapters.p2p.host import Host, open_host
 from node.adapters.p2p.identity import (
@@ -278,7 +278,7 @@ class Libp2pTransport:
         self._added = trio.Event()
 
     async def _run(self, session: StreamSession) -> None:
-        log.info("p2p.session", peer=session.peer_id, agent=session.hello.agent)
+        log.info("p2p.session", peer=session.peer_id, agent=printable(session.hello.agent))
         try:
             await session.run()
         finally:

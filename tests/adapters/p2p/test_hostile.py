@@ -3,17 +3,22 @@
 import os
 import random
 import resource
+from contextlib import suppress
 
 import pytest
 import trio
 from libp2p.crypto.ed25519 import create_new_key_pair
+from libp2p.network.stream.exceptions import StreamError
 from libp2p.network.stream.net_stream import NetStream
 from libp2p.peer.id import ID
+from libp2p.utils.varint import encode_uvarint
 from multiaddr import Multiaddr
 
 from node.adapters.p2p import admission, swarm
 from node.adapters.p2p import host as host_module
+from node.adapters.p2p import session as session_module
 from node.adapters.p2p.channel import StreamChannel
+from node.adapters.p2p.discovery import open_discovery
 from node.adapters.p2p.framing import WireStream
 from node.adapters.p2p.session import INBOX_BYTES_MAX
 from node.adapters.p2p.transport import SESSION_PROTOCOL
@@ -74,6 +79,68 @@ async def test_garbage_ends_the_session_and_is_named(sent: bytes, said: str) -> 
         assert session.lost is not None
         assert said in session.lost
         await until(lambda: not victim.sessions())
+
+
+async def test_a_peers_words_are_made_safe_to_show() -> None:
+    async with transport() as victim, rogue(victim) as (stream, _):
+        session = await first_session(victim)
+        nasty = ErrorFrame(job=NO_JOB, code=Fault.SHUTDOWN, detail="\x1b[2Jbye\n")
+        await stream.write(codec.encode_frame(nasty))
+        assert await session.wait_lost() == "the peer closed the session: ?[2Jbye?"
+
+
+async def test_two_sides_that_wait_for_each_other_do_not_wait_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(session_module, "STALL_S", 0.3)
+    monkeypatch.setattr(session_module, "INBOX_BYTES_MAX", 500)
+    ask = AnnouncementsWanted(model=ZERO_HASH, count_max=1)
+    async with pair() as p:
+        for _ in range(50):
+            await p.near.send(ask)
+            await p.far.send(ask)
+        with trio.fail_after(2):
+            assert "fell behind" in await p.near.wait_lost()
+
+
+async def test_garbage_on_the_port_and_on_every_protocol() -> None:
+    rng = random.Random(11)
+    config = NetworkConfig(listen=("/ip4/127.0.0.1/tcp/0",))
+    async with (
+        transport() as victim,
+        open_discovery(victim, config, eager=True) as found,
+        host(listen=False) as attacker,
+    ):
+        await until(lambda: "/meshsub/1.2.0" in victim.host.get_mux().get_protocols())
+        await until(lambda: "/gpu-market/kad/1.0.0" in victim.host.get_mux().get_protocols())
+        port = int(victim.addrs[0].split("/")[4])
+        for size in (1, 20, 300, 70_000):
+            raw = await trio.open_tcp_stream("127.0.0.1", port)
+            await raw.send_all(rng.randbytes(size))
+            await raw.aclose()
+        conn = await attacker.dial(Multiaddr(victim.addrs[0]), victim.host.get_id())
+        for protocol in ("/meshsub/1.2.0", "/gpu-market/kad/1.0.0", SESSION_PROTOCOL):
+            for size in (1, 40, 400, 9000):
+                stream = await attacker.new_stream_on(conn, protocol)
+                body = rng.randbytes(size)
+                with suppress(StreamError):
+                    await stream.write(encode_uvarint(len(body)) + body)
+                await stream.reset()
+        async with transport() as friend:
+            assert (await friend.connect(victim.addrs)).lost is None
+        assert found._gossip is not None
+        assert found._gossip._pubsub is not None
+        assert found._dht is not None
+        assert found._dht._dht is not None
+
+
+async def test_connections_of_one_peer_are_limited() -> None:
+    async with host() as b, host(listen=False) as a:
+        for _ in range(swarm.CONNECTIONS_PER_PEER_MAX + 3):
+            await a.dial(b.get_addrs()[0], b.get_id())
+        limit = swarm.CONNECTIONS_PER_PEER_MAX
+        await until(lambda: len(b.get_network().live_connections(a.get_id())) == limit)
+        await until(lambda: b.get_network().admission._by_ip.total() == limit)
 
 
 async def test_frames_before_garbage_are_delivered() -> None:
@@ -223,7 +290,7 @@ async def test_too_many_jobs_are_refused_one_by_one() -> None:
         for index in range(1, limits.JOBS_PER_SESSION_MAX + 2):
             await stream.write(codec.encode_frame(wanted(index.to_bytes(16, "big"))))
         late = (limits.JOBS_PER_SESSION_MAX + 1).to_bytes(16, "big")
-        got = [(await reader.frame())[0] for _ in range(2)]
+        got = [(await reader.frame())[0] for _ in range(3)]  # with the ping that comes first
         refused = ErrorFrame(job=late, code=Fault.LIMIT, detail="too many jobs are open")
         assert refused in got
         assert Credit(job=late, size=len(codec.encode_frame(wanted(late)))) in got

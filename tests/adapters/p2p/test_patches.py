@@ -272,6 +272,16 @@ async def test_one_address_one_node() -> None:
                 pass
     with pytest.raises(OSError, match="all attempts"):
         await trio.open_tcp_stream("127.0.0.1", int(addr.rpartition("/")[2]))
+
+
+async def test_a_node_can_start_again_at_once() -> None:
+    """Its old connections linger in TIME_WAIT, on the side that closed first."""
+    async with host() as b:
+        addr = str(b.get_transport_addrs()[0])
+        async with host(listen=False) as a:
+            await a.dial(b.get_addrs()[0], b.get_id())
+            await until(lambda: b.get_network().connections)
+            await b.get_network().close()
     async with host(addr=addr):
         pass
 
