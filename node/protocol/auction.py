@@ -26,6 +26,8 @@ from node.protocol.auction_record import (
     refusal_name,
 )
 from node.protocol.auction_state import (
+    CURABLE,
+    PASSING,
     AwardLost,
     AwardRefused,
     Bound,
@@ -43,22 +45,10 @@ from node.protocol.auction_state import (
 )
 from node.protocol.choice import Choice
 from node.protocol.fields import Address
-from node.protocol.frames import Refused
 from node.protocol.offers import Standing
 from node.protocol.scoring import OK_WHOLE, Need, Preferences, Track, price_micro
 
 LOST = "LOST"
-
-PASSING = frozenset({Refused.BUSY, Refused.RATE_LIMITED, Refused.CHAIN_UNAVAILABLE})
-"""Refusals of an ask that may be different a second later."""
-CURABLE = PASSING | {
-    Refused.PRICE_TOO_LOW,
-    Refused.TERMS_EXPIRED,
-    Refused.TERMS_UNKNOWN,
-    Refused.LOCK_REQUIRED,
-    Refused.PREPAY_REQUIRED,
-}
-"""Refusals of an award after which fresh terms of the same worker are worth another."""
 
 
 def start(
@@ -101,7 +91,7 @@ def start(
         reach=reached.workers,
         pending=reached.pending,
     )
-    if reached.pending or _is_large(state):
+    if reached.pending or _is_cold(state) or _is_large(state):
         state = _to_ask(state)
     return _advance(state, now_s)
 
@@ -368,6 +358,13 @@ def _draws(state: State) -> tuple[int, int]:
     text = f"{state.seed}:{state.awards}".encode()
     raw = hashlib.blake2b(text, digest_size=16).digest()
     return int.from_bytes(raw[:8], "big") % 1000, int.from_bytes(raw[8:], "big") % 1000
+
+
+def _is_cold(state: State) -> bool:
+    """Too few offers are at hand for a choice, and more could be had."""
+    if state.prefs.worker is not None:
+        return state.prefs.worker not in state.standings
+    return len(state.standings) < min(state.rules.offers_min, len(state.reach))
 
 
 def _is_large(state: State) -> bool:

@@ -7,8 +7,20 @@ from enum import StrEnum
 from node.protocol.auction_record import NoBid, Weighed
 from node.protocol.choice import Choice
 from node.protocol.fields import Address
+from node.protocol.frames import Refused
 from node.protocol.offers import Standing
 from node.protocol.scoring import OK_WHOLE, Need, Preferences, Track
+
+PASSING = frozenset({Refused.BUSY, Refused.RATE_LIMITED, Refused.CHAIN_UNAVAILABLE})
+"""Refusals of an ask that may be different a second later."""
+CURABLE = PASSING | {
+    Refused.PRICE_TOO_LOW,
+    Refused.TERMS_EXPIRED,
+    Refused.TERMS_UNKNOWN,
+    Refused.LOCK_REQUIRED,
+    Refused.PREPAY_REQUIRED,
+}
+"""Refusals of an award after which fresh terms of the same worker are worth another."""
 
 
 class Phase(StrEnum):
@@ -30,6 +42,8 @@ class Rules:
     """After this long without anyone to award to, the auction gives up."""
     ask_again_s: float = 1.0
     """Workers that were busy are asked again after this."""
+    offers_min: int = 3
+    """Offers to choose from without asking, where so many workers are in reach."""
     refusals_max: int = 3
     """So many refused awards on offers end the direct way."""
     refusals_per_worker_max: int = 2

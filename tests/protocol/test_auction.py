@@ -227,6 +227,18 @@ def test_a_cold_client_asks_each_worker_as_it_comes_and_ends_when_all_answered()
     assert [(r.subject, r.code) for r in record.refusals] == [("ask", "CONTEXT_TOO_LONG")]
 
 
+def test_few_offers_among_many_workers_are_not_enough_for_a_choice() -> None:
+    one_of_three = Held([standing(1)], reach={1, 2, 3})
+    assert isinstance(one_of_three.last, SendAsk)
+    one_of_three.on(bid(2, price_out=1)).on(bid(3)).on(bid(1))
+    assert one_of_three.winner == worker_of(2)
+    assert isinstance(Held([standing(1)], reach={1}).last, GiveAward)
+    three_of_nine = Held([standing(n) for n in (1, 2, 3)], reach=set(range(1, 10)))
+    assert isinstance(three_of_nine.last, GiveAward)
+    wanted = Held([standing(1)], reach={1, 2, 3}, wanted=prefs(worker=worker_of(1)))
+    assert isinstance(wanted.last, GiveAward)
+
+
 def test_the_window_closes_though_somebody_is_silent_or_still_dialled() -> None:
     held = Held(reach={1, 2}, pending=1).on(bid(1), at_s=0.1)
     assert not isinstance(held.last, GiveAward)
