@@ -18,6 +18,6 @@ def serve(config: Any) -> int:
     SIGTERM or SIGINT drains it: no new jobs, the running ones end, and a second signal stops at
     once.
     """
-    from node.app import serve as app
+    from node.app.serve import run
 
-    return app.run(config)
+    return run(config)
