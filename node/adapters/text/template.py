@@ -60,6 +60,7 @@ TESTS_CHEAP: Final = _words(
 TESTS: Final = _words(
     "eq equalto ge gt greaterthan in le lessthan lower lt ne upper == != > >= < <="
 )
+CALLS_NESTED_MAX: Final = 64
 LOADERS: Final = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 BODIES: Final = (nodes.For, nodes.Macro, nodes.CallBlock, nodes.FilterBlock)
 
@@ -139,6 +140,8 @@ class _Environment(ImmutableSandboxedEnvironment):
             cache_size=0,
         )
         self.budget = budget
+        self._depth = 0
+        """Calls inside each other now."""
         usual, tests = self.filters, self.tests
         self.filters = {name: usual[name] for name in FILTERS_CHEAP}
         self.filters |= {name: _priced(budget, name, usual[name]) for name in FILTERS}
@@ -180,7 +183,14 @@ class _Environment(ImmutableSandboxedEnvironment):
         if isinstance(owner, str | list | tuple):
             self.budget.walked(owner)
             _check_method(owner, obj.__name__, args)
-        return self.budget.made(super().call(context, obj, *args, **kwargs))
+        if self._depth >= CALLS_NESTED_MAX:
+            # Each level takes some of the C stack: Python's own limit may come too late.
+            raise SecurityError("the template's macros call each other too deeply")
+        self._depth += 1
+        try:
+            return self.budget.made(super().call(context, obj, *args, **kwargs))
+        finally:
+            self._depth -= 1
 
     def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
         """An operator whose result can't be larger than what a value may be."""
