@@ -275,6 +275,10 @@ class Payee:
     async def redeemed(self, paid: Mapping[Hash, int]) -> None:
         """Save what the escrow has paid on these tabs, in all, at a final block; never falls."""
         await self._book.redeemed(paid)
+        # What was paid came out of funds and locks that views from before still show: counted
+        # together they would give the payer credit twice.
+        tabs = self._book.state.tabs
+        self._views.forget({tabs[tab].tab.payer for tab in paid if tab in tabs})
 
     def locks_to_submit(self) -> Sequence[Signed[Lock]]:
         """Locks that payers signed for us and that the chain does not show yet."""

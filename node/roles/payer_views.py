@@ -1,6 +1,7 @@
 """What the chain says about payers, read when needed and kept for a while."""
 
 from collections import OrderedDict
+from collections.abc import Collection
 
 import structlog
 import trio
@@ -50,6 +51,11 @@ class PayerViews:
                 log.warning("chain not read", reason=str(error))
         found = self._views.get(pair)
         return found[0] if found is not None else None
+
+    def forget(self, payers: Collection[Address]) -> None:
+        """Read these payers anew before anything of theirs is admitted."""
+        for pair in [pair for pair in self._views if pair[0] in payers]:
+            del self._views[pair]
 
     async def run(self) -> None:
         """Keep the views of payers with running segments fresh, until cancelled."""
