@@ -128,7 +128,7 @@ class Wallet:
         if has.exit_ready_s:
             raise WalletError(
                 "an exit is under way, so nothing can be deposited",
-                hint="node wallet withdraw --cancel, or --finish once it is ready",
+                hint="node wallet withdraw --cancel, or once more when it is ready",
             )
         room_micro = has.deposit_cap_micro - has.free_micro - has.locked_micro
         if amount_micro > room_micro:

@@ -162,7 +162,9 @@ def _check_covered(state: PayerState, now_s: int) -> None:
     if funds is None:
         raise Unavailable("the chain has not answered yet, so the deposit is not known")
     if funds.exit_ready_s:
-        raise WalletError("an exit from the escrow is pending", hint="node wallet cancel-exit")
+        raise WalletError(
+            "an exit from the escrow is pending", hint="node wallet withdraw --cancel"
+        )
     if funds.signer_expiry_s <= now_s:
         raise WalletError("this node's key may not sign for the paying account")
     over = promised_micro(state) - funds.deposit_micro

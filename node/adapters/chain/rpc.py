@@ -229,7 +229,7 @@ class Rpc:
             if url.strip()
         ]
         if not self._endpoints:
-            raise ConfigError("chain.rpc_url is empty", hint="node config set chain.rpc_url URL")
+            raise ConfigError("chain.rpc_url is empty", hint="set chain.rpc_url in config.toml")
         self._total_timeout_s = total_timeout_s
         self._sleep = sleep
         self._limiter = trio.CapacityLimiter(IDLE_MAX)
