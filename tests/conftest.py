@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+# Before any test imports eth_account itself: the limit belongs to the process.
+import node.adapters.chain.sane_recursion  # noqa: F401
+
 if TYPE_CHECKING:
     from devnet.chain import DevChain
     from tests.adapters.chain.world import World

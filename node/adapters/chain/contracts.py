@@ -3,6 +3,9 @@
 Imports web3, which takes a second: only what transacts imports this, when it first does.
 """
 
+import node.adapters.chain.sane_recursion  # noqa: F401  # before what it is about
+
+# isort: split
 import json
 from functools import cache
 from importlib import resources
