@@ -313,9 +313,8 @@ class StreamSession:
         try:
             ending = False
             while not ending:
+                # Woken in the turn after: what every task of a turn has to say is one write.
                 await self._outbox_ready.wait()
-                # Whatever the tasks of this turn still have to say joins the same write.
-                await trio.lowlevel.checkpoint()
                 self._outbox_ready = trio.Event()
                 ending = self.lost is not None
                 while data := self._gather():

@@ -8,7 +8,9 @@ from itertools import pairwise
 
 import pytest
 import trio
+from libp2p.kad_dht import value_store
 
+from node.adapters.p2p.dht import PROTOCOL
 from node.adapters.p2p.discovery import HEARD_MAX, Libp2pDiscovery, open_discovery, topic_of
 from node.adapters.p2p.gossip import MESSAGE_BYTES_MAX, MESSAGES_PER_ORIGIN_BURST, GuardedPubsub
 from node.adapters.p2p.supervision import supervise
@@ -121,6 +123,20 @@ async def test_gossip_started_after_the_connection() -> None:
             assert (await hear(heard)).statement.worker == b.address
 
 
+async def test_gossip_of_a_peer_that_starts_it_much_later() -> None:
+    """The attempt on connecting has failed by then, for good as far as the library goes."""
+    async with transport() as a, transport() as b, open_discovery(a, GOSSIP_ONLY) as here:
+        await here.follow(MODEL)
+        first = Node(key=os.urandom(32), transport=a, discovery=here)
+        await a.connect(b.addrs)
+        await until(lambda: pubsub_of(first)._opening)
+        await until(lambda: not pubsub_of(first)._opening)
+        async with open_discovery(b, GOSSIP_ONLY) as there:
+            await there.follow(MODEL)
+            late = Node(key=os.urandom(32), transport=b, discovery=there)
+            await until(lambda: topic_of(MODEL) in pubsub_of(late).peer_topics, 10)
+
+
 async def test_what_does_not_belong_is_neither_heard_nor_relayed() -> None:
     async with line(3, GOSSIP_ONLY) as nodes:
         for node in nodes:
@@ -221,7 +237,9 @@ async def test_nobody_to_provide_to() -> None:
         assert await node.discovery.find(MODEL) == ()
 
 
-async def test_values_are_not_stored() -> None:
+async def test_values_are_not_stored(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Ours never stores values, so the library's own name for the protocol is still in there.
+    monkeypatch.setattr(value_store, "PROTOCOL_ID", PROTOCOL)
     async with line(2, DHT_ONLY) as nodes:
         for node in nodes:
             await until(lambda node=node: node.discovery._dht._dht is not None)  # type: ignore[misc]
@@ -230,7 +248,7 @@ async def test_values_are_not_stored() -> None:
         assert writer._dht is not None
         peer = nodes[1].transport.host.get_id()
         with trio.fail_after(10):
-            assert not await writer._dht.value_store._store_at_peer(peer, b"/x/y", b"value")
+            assert not await writer._dht.value_store._store_at_peer(peer, b"plain-key", b"value")
         reader = nodes[1].discovery._dht
         assert reader is not None
         assert reader._dht is not None

@@ -257,15 +257,21 @@ async def test_pings_are_answered_once_however_many_come() -> None:
 
 
 async def test_a_flood_waits_for_the_dispatcher() -> None:
-    """Frames that nobody reads fill a bounded inbox, then the peer waits; no ping goes unsaid."""
-    ask = codec.encode_frame(AnnouncementsWanted(model=ZERO_HASH, count_max=1))
+    """Frames that nobody reads fill a bounded inbox, then the peer waits."""
+    frame = Refusal(job=NO_JOB, subject=ZERO_HASH, code=1, detail="", offer=None, lock_total=0)
+    flood = codec.encode_frame(frame) * 200
     async with transport() as victim, rogue(victim) as (stream, _):
         session = await first_session(victim)
+        sent = 0
         with trio.move_on_after(1.5):
-            while True:
-                await stream.write(ask * 300)
-        assert session._inbox_bytes <= INBOX_BYTES_MAX + len(ask)
+            while sent < 4 * INBOX_BYTES_MAX:
+                await stream.write(flood)
+                sent += len(flood)
+        assert INBOX_BYTES_MAX < sent < 4 * INBOX_BYTES_MAX
+        assert session._inbox_bytes <= INBOX_BYTES_MAX + len(flood)
         assert session.lost is None
+        for _ in range(2 * INBOX_BYTES_MAX // len(flood) * 100):
+            assert (await session.receive()).frame == frame
 
 
 async def test_a_refusal_goes_to_the_open_channel() -> None:

@@ -148,6 +148,25 @@ async def test_a_dead_connection_is_not_used_again() -> None:
             proxy.cut()
             with trio.fail_after(4):
                 assert (await left.connect(right.addrs)).peer == right.address
+            assert len(left.host.get_network().live_connections(peer_id)) == 1
+
+
+async def test_a_dial_ends_when_the_peer_comes_by_itself() -> None:
+    async with transport() as a, transport() as b:
+        [tarpit] = await trio.open_tcp_listeners(0, host="127.0.0.1")
+        port = tarpit.socket.getsockname()[1]
+        got = []
+
+        async def dial() -> None:
+            got.append(await a.connect([f"/ip4/127.0.0.1/tcp/{port}/p2p/{b.host.get_id()}"]))
+
+        async with tarpit, trio.open_nursery() as nursery:
+            nursery.start_soon(dial)
+            await trio.sleep(0.1)
+            with trio.fail_after(1):
+                await b.connect(a.addrs)
+                await until(lambda: got)
+        assert a.sessions() == {b.address: got[0]}
 
 
 async def test_only_silence_is_pinged(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from libp2p.stream_muxer.yamux import yamux
 from libp2p.transport.tcp import tcp
 
 from node.adapters.p2p import patches
+from node.adapters.p2p import swarm as swarm_of_ours
 from node.adapters.p2p.host import Host
 from node.adapters.p2p.patches import GuardedStream, GuardedYamux, read_exactly, socket_of
 from node.errors import ConfigError
@@ -148,16 +149,35 @@ async def test_a_flood_of_streams_ends_the_connection(flags: int) -> None:
         assert await flood(a, b, syns) < 10_000
 
 
-async def test_a_cancelled_write_leaves_the_connection_whole() -> None:
+async def test_a_cancelled_write_leaves_the_connection_whole(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gate = trio.Event()
+    # To a stream that b does not know: it drops the data, after reading it.
+    frame = HEADER.pack(0, yamux.TYPE_DATA, 0, 99_999, 60_000) + bytes(60_000)
+
+    async def write_until_cancelled(muxed: GuardedYamux) -> None:
+        with trio.move_on_after(0.5):
+            while True:
+                await muxed._write_frame(frame)
+
     async with connected() as (a, b):
         b.set_stream_handler(ECHO, echo)
-        b.set_stream_handler(SINK, never_read)
-        full = await open_stream(a, b, SINK)
-        for _ in range(20):
-            with trio.move_on_after(0.002):
-                await full.muxed_stream.write(bytes(200_000))
-        stream = await open_stream(a, b, ECHO)
-        with trio.fail_after(2):
+        tcp_stream = tcp_of(muxed_of(b))
+        assert isinstance(tcp_stream, patches.BufferedTcpStream)
+        receive = tcp_stream._receive
+
+        async def gated() -> bytes:
+            await gate.wait()
+            return await receive()
+
+        monkeypatch.setattr(tcp_stream, "_receive", gated)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(write_until_cancelled, muxed_of(a))
+            await trio.sleep(0.6)  # by now a frame is half written, and its writer cancelled
+            gate.set()
+        with trio.fail_after(5):
+            stream = await open_stream(a, b, ECHO)
             await stream.write(b"still here")
             assert await stream.read(100) == b"still here"
 
@@ -274,14 +294,16 @@ async def test_one_address_one_node() -> None:
         await trio.open_tcp_stream("127.0.0.1", int(addr.rpartition("/")[2]))
 
 
-async def test_a_node_can_start_again_at_once() -> None:
-    """Its old connections linger in TIME_WAIT, on the side that closed first."""
+async def test_a_node_can_start_again_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections that it closed linger in TIME_WAIT."""
+    monkeypatch.setattr(swarm_of_ours, "HANDSHAKE_S", 0.1)
     async with host() as b:
         addr = str(b.get_transport_addrs()[0])
-        async with host(listen=False) as a:
-            await a.dial(b.get_addrs()[0], b.get_id())
-            await until(lambda: b.get_network().connections)
-            await b.get_network().close()
+        silent = await trio.open_tcp_stream("127.0.0.1", int(addr.rpartition("/")[2]))
+        with trio.fail_after(2):
+            while await silent.receive_some():
+                pass
+        await silent.aclose()
     async with host(addr=addr):
         pass
 

@@ -4,6 +4,7 @@ import os
 
 import pytest
 import trio
+import trio.testing
 
 from node.adapters.p2p.channel import StreamChannel
 from node.config import NetworkConfig
@@ -40,6 +41,29 @@ async def test_an_opener_brings_its_channel() -> None:
             await theirs.send(chunk(job, position))
         got = [await mine.receive() for _ in range(3)]
         assert got == [chunk(job, position) for position in range(3)]
+
+
+async def test_what_falls_due_in_one_turn_is_one_write(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with pair() as p:
+        channels = []
+        for _ in range(40):
+            channel = p.near.open_channel(os.urandom(16))
+            await channel.send(wanted(channel.job))
+            await p.far.receive()
+            channels.append(channel)
+        writes = []
+        write = p.near._stream.write
+
+        async def counted(data: bytes) -> None:
+            writes.append(len(data))
+            await write(data)
+
+        monkeypatch.setattr(p.near._stream, "write", counted)
+        async with trio.open_nursery() as nursery:
+            for channel in channels:
+                nursery.start_soon(channel.send, chunk(channel.job, 0))
+        await trio.testing.wait_all_tasks_blocked(0.01)
+        assert len(writes) <= 2
 
 
 async def test_close_sends_what_is_queued_and_says_why() -> None:
