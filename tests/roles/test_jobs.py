@@ -353,6 +353,9 @@ async def test_many_jobs_side_by_side_share_vouchers_and_add_up() -> None:
         assert [outcome.failure for outcome in outcomes] == [""] * 12
         total = sum(outcome.attempt.job.accepted_micro for outcome in outcomes)
         await w.payer.flush()
+        with trio.fail_after(5):
+            for job in (outcome.attempt.job for outcome in outcomes):
+                await w.payees[0].wait_paid_above(job.digest, job.accepted_micro - 1)
         [due] = w.payees[0].vouchers_to_redeem()
         assert (
             due.voucher.statement.cumulative
