@@ -23,6 +23,7 @@ PERSON: Final = b"gpunode-sampling"
 NUCLEUS_FIRST: Final = 256
 """How many of the best tokens top-p sorts before it looks further; no part of the result."""
 
+_TOP: Final = np.finfo(np.float32).max
 _GOLDEN: Final = np.uint64(0x9E3779B97F4A7C15)
 _MIX_1: Final = np.uint64(0xBF58476D1CE4E5B9)
 _MIX_2: Final = np.uint64(0x94D049BB133111EB)
@@ -153,9 +154,8 @@ def best(logprobs: Floats, count: int) -> tuple[tuple[int, float], ...]:
 
 def _finite(logits: Logits) -> Floats:
     """Float32 to binary64; NaN counts as the least, so that one bad value can't poison a row."""
-    rows = logits.astype(np.float32).astype(np.float64)
-    top = float(np.finfo(np.float32).max)
-    return np.nan_to_num(rows, copy=False, nan=-top, posinf=top, neginf=-top)
+    # fmax takes the number where the other is none; it is a tenth of nan_to_num's time.
+    return np.fmin(np.fmax(logits.astype(np.float32), -_TOP), _TOP).astype(np.float64)
 
 
 def _penalised(logits: Logits, sampling: Sampling, history: History | None) -> Floats:

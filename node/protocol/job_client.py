@@ -228,6 +228,8 @@ def cost_at(job: ClientJob, tokens_out: int) -> int:
 
 
 def _accepted(job: ClientJob, event: Accepted) -> Step:
+    if job.phase is Phase.CUT:
+        return job, ()  # too late: nothing will be delivered under it
     if event.acceptance.award != job.digest:
         return _cut(job, CutoffReason.BAD_STATEMENT, "the acceptance names another award")
     if job.phase is not Phase.AWARDED:

@@ -6,6 +6,7 @@
 
 Output that the engine made waits in `held` until the client has paid for enough of what was
 delivered before it: *unpaid* (cost of what was delivered − vouchers) never exceeds the quantum.
+What a cutoff takes back of the delivery is *disowned*: the client had it, and does not pay for it.
 """
 
 from dataclasses import dataclass, replace
@@ -56,13 +57,16 @@ class WorkerJob:
     chain: Hash
     held: tuple[int, ...] = ()
     """Made by the engine, not yet delivered."""
-    held_logprobs: bytes = b""
+    held_logprobs: tuple[bytes, ...] = ()
+    """A record for each held id; empty where none was asked for."""
     paid_micro: int = 0
     progress_micro: int = 0
     """Amount of the last progress."""
     ending: Finish | None = None
     """Why nothing more is made; the receipt follows once `held` is delivered."""
     receipt: Receipt | None = None
+    disowned_micro: int = 0
+    """Cost of what was delivered beyond the client's cutoff, as far as it is not paid."""
     accepted_ms: int = 0
     first_token_ms: int = 0
 
@@ -117,10 +121,10 @@ class RequestChecked:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generated:
-    """The engine made tokens.  `logprobs` is already encoded for the chunk."""
+    """The engine made tokens.  `logprobs` has an encoded record for each, or nothing."""
 
     ids: tuple[int, ...]
-    logprobs: bytes = b""
+    logprobs: tuple[bytes, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,11 +177,16 @@ class CheckRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class KeepCutoff:
+    """Save the client's cutoff: the receipt that follows rests on it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StopEngine:
     """Free the slot; what was made and not delivered is thrown away."""
 
 
-Effect = Issue | Emit | CheckRequest | StopEngine
+Effect = Issue | Emit | CheckRequest | KeepCutoff | StopEngine
 Step = tuple[WorkerJob, tuple[Effect, ...]]
 
 
@@ -246,16 +255,19 @@ def _request_part(job: WorkerJob, event: RequestPart) -> Step:
 def _generated(job: WorkerJob, event: Generated, now_ms: int) -> Step:
     if job.phase is not Phase.RUNNING or job.ending is not None:
         return job, ()
-    held = job.held + event.ids
-    return _flush(replace(job, held=held, held_logprobs=job.held_logprobs + event.logprobs), now_ms)
+    records = event.logprobs or (b"",) * len(event.ids)
+    assert len(records) == len(event.ids), "a record for each id, or none at all"
+    job = replace(job, held=job.held + event.ids, held_logprobs=job.held_logprobs + records)
+    return _flush(job, now_ms)
 
 
 def _stopped(job: WorkerJob, finish: Finish, now_ms: int) -> Step:
-    if job.phase is Phase.CLOSING or job.ending is not None:
+    own_end = finish in (Finish.STOP, Finish.LENGTH)
+    if job.phase is Phase.CLOSING or (own_end and job.ending is not None):
         return job, ()
-    if finish not in (Finish.STOP, Finish.LENGTH):
-        # Not the engine's own end: what is held will never be paid for, or never continued.
-        job = replace(job, held=(), held_logprobs=b"")
+    if not own_end:
+        # What is held will never be paid for, or never continued: also where the engine had ended.
+        job = _dropped(job)
     return _flush(replace(job, ending=finish), now_ms)
 
 
@@ -264,8 +276,7 @@ def _flush(job: WorkerJob, now_ms: int) -> Step:
     if job.phase is Phase.CLOSING:
         return _settle(job)
     effects: list[Effect] = []
-    count = min(deliverable(job), IDS_PER_CHUNK_MAX)
-    if count:
+    while count := _chunk_count(job):
         job, chunk = _deliver(job, count, now_ms)
         effects.append(Emit(frame=chunk))
     if _progress_due(job):
@@ -273,24 +284,39 @@ def _flush(job: WorkerJob, now_ms: int) -> Step:
         job = replace(job, progress_micro=progress.amount)
         effects.append(Issue(statement=progress))
     if job.ending is None and (job.tokens_out >= job.award.output_max or _cap_reached(job)):
-        job = replace(job, ending=Finish.LENGTH, held=(), held_logprobs=b"")
+        job = replace(_dropped(job), ending=Finish.LENGTH)
     if job.ending is not None and not job.held:
         return _close(job, tuple(effects), now_ms)
     return job, tuple(effects)
 
 
+def _dropped(job: WorkerJob) -> WorkerJob:
+    """What was made and not delivered is thrown away."""
+    return replace(job, held=(), held_logprobs=())
+
+
+def _chunk_count(job: WorkerJob) -> int:
+    """Ids of the next chunk: what may go out, as far as they and their records fit a frame."""
+    count, room = 0, limits.DATA_BYTES_MAX
+    most = min(deliverable(job), IDS_PER_CHUNK_MAX)
+    while count < most and len(job.held_logprobs[count]) <= room:
+        room -= len(job.held_logprobs[count])
+        count += 1
+    return count
+
+
 def _deliver(job: WorkerJob, count: int, now_ms: int) -> tuple[WorkerJob, Chunk]:
-    ids, rest = job.held[:count], job.held[count:]
-    # Log probabilities travel with the whole of a step's ids or not at all: a split step is rare
-    # (it needs a client that pays late) and keeps them with its last part.
-    logprobs, left = (b"", job.held_logprobs) if rest else (job.held_logprobs, b"")
+    ids, records = job.held[:count], job.held_logprobs[:count]
     chunk = Chunk(
-        job=job.award.job, position=job.position, data=codec.pack_ids(ids), logprobs=logprobs
+        job=job.award.job,
+        position=job.position,
+        data=codec.pack_ids(ids),
+        logprobs=b"".join(records) if all(records) else b"",
     )
     job = replace(
         job,
-        held=rest,
-        held_logprobs=left,
+        held=job.held[count:],
+        held_logprobs=job.held_logprobs[count:],
         tokens_out=job.tokens_out + count,
         chain=chain_hash.extend(job.chain, ids),
         first_token_ms=job.first_token_ms or now_ms,
@@ -359,12 +385,13 @@ def _cut_off(job: WorkerJob, event: CutOff, now_ms: int) -> Step:
         raise PeerError("cutoff with another chain hash than what was delivered")
     if job.phase is Phase.CLOSING:
         return job, ()
+    kept_micro = max(job.cost_at(tokens_out), job.paid_micro)
     job = replace(
-        job,
+        _dropped(job),
+        disowned_micro=max(0, job.earned_micro - kept_micro),
         tokens_out=tokens_out,
         chain=cutoff.chain,
-        held=(),
-        held_logprobs=b"",
+        first_token_ms=job.first_token_ms if tokens_out else 0,
         ending=Finish.CUTOFF,
     )
-    return _close(job, (), now_ms)
+    return _close(job, (KeepCutoff(),), now_ms)

@@ -80,7 +80,7 @@ def serving_problem(state: PayeeState, payer: Address, now: Now) -> Refused | No
 
 
 def exposure_micro(state: PayeeState, payer: Address) -> int:
-    """Owed, or may come to be owed by running segments, before any lock is counted."""
+    """Owed, or may come to be owed for segments, before any lock is counted."""
     owed = sum(tab.owed_micro for tab in state.tabs.values() if tab.tab.payer == payer)
     return owed + sum(s.claim_micro for s in state.segments.values() if s.payer == payer)
 

@@ -87,8 +87,9 @@ class Segment:
 
     @property
     def claim_micro(self) -> int:
-        """What may still be vouchered for it while it runs."""
-        return max(0, self.need_micro - self.paid_micro) if self.ended_s is None else 0
+        """What may still come to be owed for it."""
+        most = self.need_micro if self.ended_s is None else self.earned_micro
+        return max(0, most - self.paid_micro)
 
     @property
     def debt_micro(self) -> int:

@@ -248,9 +248,9 @@ def _settles(each: Reservation, rising: Iterable[Reservation]) -> bool:
 
 
 def _check_promise(state: PayerState) -> None:
-    """Reservations were covered when made; a deposit that shrank since covers no new voucher."""
+    """Reservations were covered when made; a deposit taken out since covers no new voucher."""
     funds = state.funds
-    if funds and promised_micro(state, reserved=False) > funds.deposit_micro:
+    if funds and funds.exact and promised_micro(state, reserved=False) > funds.deposit_micro:
         raise WalletError("the deposit no longer covers what was promised")
 
 

@@ -96,6 +96,8 @@ class Funds:
     signer_left_micro: int
     locks: Mapping[Address, LockSeen]
     """By payee; those this node signed.  What is locked besides counts as out of reach."""
+    exact: bool = True
+    """No tab was paid while this was read; else we seem to owe what was just paid as well."""
 
     @property
     def deposit_micro(self) -> int:
@@ -234,7 +236,7 @@ class SaveLock:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SaveRedeemed:
-    """Save what the escrow paid; older vouchers of these tabs need no resending."""
+    """Save what the escrow paid, and which locks landed or died."""
 
     redeemed: Mapping[Hash, int]
     locks_ended: tuple[SignedLock, ...]

@@ -29,8 +29,10 @@ async def read_funds(
     paid = await chain.tabs_paid(tabs) if tabs else ()
     for _ in range(ONE_BLOCK_TRIES):
         views = await _views(chain, payer=payer, signer=signer, payees=payees)
-        if len({view.block for view in views.values()}) == 1:
-            return FundsSeen(funds=_funds(views), paid=dict(zip(tabs, paid, strict=True)))
+        if len({view.block for view in views.values()}) > 1:
+            continue
+        exact = not tabs or await chain.tabs_paid(tabs) == paid
+        return FundsSeen(funds=_funds(views, exact=exact), paid=dict(zip(tabs, paid, strict=True)))
     raise Unavailable("the escrow could not be read at one block")
 
 
@@ -43,7 +45,7 @@ async def _views(
     }
 
 
-def _funds(views: dict[Address, ChainView]) -> Funds:
+def _funds(views: dict[Address, ChainView], *, exact: bool) -> Funds:
     view = next(iter(views.values()))
     return Funds(
         block=view.block,
@@ -53,6 +55,7 @@ def _funds(views: dict[Address, ChainView]) -> Funds:
         exit_ready_s=view.account.exit_ready_s,
         signer_expiry_s=view.signer_expiry_s,
         signer_left_micro=view.signer_left_micro,
+        exact=exact,
         locks={
             payee: LockSeen(amount_micro=each.lock.amount_micro, nonce=each.lock.nonce)
             for payee, each in views.items()

@@ -48,6 +48,8 @@ SETTLED_S = 1.0
 SEND_WITHIN_S = 5.0
 ASK_AGAIN_S = 2.0
 ASKED_MAX = 1_024
+ACK_EVERY = 256
+"""Vouchers of a tab after which the client is told, unasked, that they are saved here."""
 LOCKS_MAX = 1_024
 
 
@@ -58,8 +60,8 @@ class Exposure:
     payer: Address
     owed_micro: int
     """Vouchered and not redeemed."""
-    running_micro: int
-    """May still be vouchered for running segments."""
+    expected_micro: int
+    """May still come to be owed for segments."""
     lock_micro: int
     """Of it, covered by the payer's usable lock."""
     debt_micro: int
@@ -248,7 +250,7 @@ class Payee:
                 Exposure(
                     payer=payer,
                     owed_micro=owed,
-                    running_micro=exposed - owed,
+                    expected_micro=exposed - owed,
                     lock_micro=min(exposed, payee_ledger.lock_micro(state, payer, now)),
                     debt_micro=payee_ledger.debt_micro(state, payer, now),
                 )
@@ -347,8 +349,11 @@ class Payee:
 
     async def _on_voucher_frame(self, session: Session, inbound: Inbound) -> None:
         assert isinstance(inbound.frame, VoucherFrame)
+        tab = tab_id(tab_of_voucher(inbound.frame.voucher.statement))
         if not await self.on_voucher(session.peer, inbound.frame):
-            await self._ask(session, tab_id(tab_of_voucher(inbound.frame.voucher.statement)))
+            await self._ask(session, tab)
+        elif self._book.count_taken(tab) % ACK_EVERY == 0:
+            await self._tell(session)  # the client need not keep them any longer
 
     async def _ask(self, session: Session, tab: Hash) -> None:
         """Ask for missing vouchers, once for the same gap in a while."""
@@ -360,6 +365,9 @@ class Payee:
         self._asked[key] = (held, now_s)
         while len(self._asked) > ASKED_MAX:
             self._asked.popitem(last=False)
+        await self._tell(session)
+
+    async def _tell(self, session: Session) -> None:
         with trio.move_on_after(SEND_WITHIN_S):
             await session.send(self._resume(session.peer))
 

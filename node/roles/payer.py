@@ -301,6 +301,10 @@ class Payer:
         for tab in own:
             if tab in held or whole:
                 await self._resend(tab, session.peer, cumulative_micro=held.get(tab, 0))
+            if tab in held and not self.halted:
+                # Not when the escrow pays: a payee may redeem a voucher before it knows its rises.
+                forget = self._book.store.forget_vouchers(tab, cumulative_micro=held[tab])
+                await self._book.saved(forget)
 
     def _tab_of(self, event: Accept) -> Hash:
         found = self._book.state.reservations.get((event.job, event.attempt))

@@ -103,7 +103,11 @@ class PayerStore(Protocol):
     async def save_redeemed(
         self, redeemed: Mapping[Hash, int], locks_ended: Sequence[SignedLock]
     ) -> None:
-        """Save what tabs were paid; their vouchers up to that are no longer resent."""
+        """Save what tabs were paid, and which locks are over."""
+        ...
+
+    async def forget_vouchers(self, tab: Hash, *, cumulative_micro: int) -> None:
+        """The payee has saved a tab's vouchers up to this: they are never sent again."""
         ...
 
     async def save_halt(self, reason: str) -> None:

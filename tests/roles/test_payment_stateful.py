@@ -7,7 +7,7 @@ hold at every moment is in the invariants; what must hold in the end, in `teardo
 
 import os
 import sqlite3
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
@@ -17,7 +17,6 @@ from hypothesis.stateful import (
     RuleBasedStateMachine,
     initialize,
     invariant,
-    precondition,
     rule,
 )
 
@@ -64,7 +63,7 @@ from node.protocol.payer_state import (
     SegmentRef,
     SignedLock,
 )
-from node.protocol.statements import Award, Finish, Lock, Receipt, Terms, Tier, Voucher
+from node.protocol.statements import Award, Finish, Lock, Progress, Receipt, Terms, Tier, Voucher
 from node.protocol.tabs import tab_id, tab_of_terms, tab_of_voucher
 from node.roles.admission import admit_event, segment_of
 from node.roles.stores import TabRow
@@ -84,6 +83,36 @@ MARGIN_S = 600
 RULES = PayeeRules(
     credit_micro=60, credit_new_micro=100, debt_max_micro=10_000, exit_margin_s=MARGIN_S
 )
+A_WORKER = st.sampled_from(WORKERS)
+A_MODEL = st.sampled_from(MODELS)
+A_CRASH = st.sampled_from(["", "", "", "", "", "before", "after"])
+A_RARITY = st.integers(0, 9)
+A_LIFE = st.sampled_from([900, 5000])
+Draw = Callable[[st.SearchStrategy[Any]], Any]
+OPS = {
+    "award": 8,
+    "trade": 12,
+    "work": 6,
+    "pay": 6,
+    "flush": 6,
+    "deliver": 6,
+    "deliver_one": 2,
+    "finish": 4,
+    "redeem": 4,
+    "read_payer": 3,
+    "read_payee": 2,
+    "reconnect": 3,
+    "lock": 2,
+    "submit_lock": 2,
+    "lose": 1,
+    "restart_payer": 1,
+    "restart_payee": 1,
+    "expire_lock": 1,
+    "wait": 1,
+    "deposit": 1,
+}
+"""What happens, and how often."""
+AN_OP = st.sampled_from([op for op, weight in OPS.items() for _ in range(weight)])
 DEEP = int(os.environ.get("STATEFUL_EXAMPLES", "40"))
 
 
@@ -255,21 +284,28 @@ class Payments(RuleBasedStateMachine):
             if ref in self.segments:  # what was accepted and not vouchered was memory's only
                 self.segments[ref].accepted = reservation.accepted_micro
 
-    @initialize(amount=st.integers(0, 400))
+    @rule(
+        op=st.sampled_from([op for op, weight in OPS.items() for _ in range(weight)]),
+        data=st.data(),
+    )
+    def act(self, op: str, data: st.DataObject) -> None:
+        getattr(self, f"do_{op}")(data.draw)
+
+    @initialize(amount=st.integers(50, 300))
     def fund(self, amount: int) -> None:
         self.escrow.deposit(PAYER, amount)
         self.escrow.settle()
         self.read_payer(gap=0)
 
-    @rule(amount=st.integers(1, 200))
-    def deposit(self, amount: int) -> None:
-        self.escrow.deposit(PAYER, amount)
+    def do_deposit(self, draw: Draw) -> None:
+        self.escrow.deposit(PAYER, draw(st.integers(1, 100)))
 
-    @rule(seconds=st.sampled_from([1, 700]))
-    def wait(self, seconds: int) -> None:
-        self.escrow.pass_time(seconds)
+    def do_wait(self, draw: Draw) -> None:
+        self.escrow.pass_time(draw(st.sampled_from([1, 700])))
 
-    @rule(gap=st.integers(0, 3))
+    def do_read_payer(self, draw: Draw) -> None:
+        self.read_payer(gap=draw(st.integers(0, 3)))
+
     def read_payer(self, gap: int) -> None:
         """The chain is read in two calls; blocks may become final in between."""
         tabs = list(self.payer.tabs)
@@ -289,6 +325,7 @@ class Payments(RuleBasedStateMachine):
             exit_ready_s=0,
             signer_expiry_s=view.signer_expiry_s,
             signer_left_micro=view.signer_left_micro,
+            exact=paid == {tab: final.paid.get(tab, 0) for tab in tabs},
             locks={
                 payee: LockSeen(amount_micro=each.lock.amount_micro, nonce=each.lock.nonce)
                 for payee, each in views.items()
@@ -298,14 +335,12 @@ class Payments(RuleBasedStateMachine):
             assert isinstance(effect, SaveRedeemed), "an honest chain halts nobody"
             done(self.payer_store.save_redeemed(effect.redeemed, effect.locks_ended))
 
-    @rule(
-        worker=st.sampled_from(WORKERS),
-        model=st.sampled_from(MODELS),
-        cap=st.integers(1, 80),
-        crash=st.sampled_from(["", "", "", "before", "after"]),
-    )
-    def award(self, worker: Address, model: Hash, cap: int, crash: str) -> None:
-        terms = terms_of(worker, model)
+    def do_award(self, draw: Draw) -> None:
+        terms = terms_of(draw(A_WORKER), draw(A_MODEL))
+        cap, crash = draw(st.integers(1, 60)), draw(A_CRASH)
+        if draw(st.booleans()):
+            self.escrow.settle()
+            self.read_payer(gap=0)
         self.count += 1
         award = award_of(terms, self.count, cap)
         tab = tab_of_terms(terms, payer=PAYER)
@@ -314,7 +349,7 @@ class Payments(RuleBasedStateMachine):
             attempt=0,
             tab_id=tab_id(tab),
             tab=tab,
-            worker=worker,
+            worker=terms.worker,
             cap_micro=cap,
             hold_micro=1,
         )
@@ -364,14 +399,29 @@ class Payments(RuleBasedStateMachine):
     def live(self) -> list[Running]:
         return [each for each in self.segments.values() if not each.over]
 
-    @precondition(lambda self: self.live())
-    @rule(data=st.data(), tokens=st.integers(1, 30))
-    def work(self, data: st.DataObject, tokens: int) -> None:
+    def do_work(self, draw: Draw) -> None:
         """A worker that follows the rule delivers only within the quantum."""
-        segment = data.draw(st.sampled_from(self.live()))
+        if not self.live():
+            return
+        segment, tokens = draw(st.sampled_from(self.live())), draw(st.integers(1, 30))
         node = self.nodes[segment.terms.worker]
         room = node.paid[segment.digest] + QUANTUM - segment.earned
-        segment.earned += max(0, min(tokens, room, segment.award.cap - segment.earned))
+        self.earn(segment, max(0, min(tokens, room, segment.award.cap - segment.earned)))
+
+    def earn(self, segment: Running, amount: int) -> None:
+        segment.earned += amount
+        progress = Progress(
+            award=segment.digest,
+            tokens_in=0,
+            tokens_cached=0,
+            tokens_out=segment.earned,
+            amount=segment.earned,
+            chain=ZERO_HASH,
+            at_ms=0,
+        )
+        node = self.nodes[segment.terms.worker]
+        signed = signing.sign(progress, DOMAIN, KEYS[node.account])
+        done(node.worker_store.save_progress(signed))
 
     def accept(self, segment: Running, amount: int, receipt: Hash | None) -> None:
         event = Accept(job=segment.award.job, attempt=0, accepted_micro=amount, receipt=receipt)
@@ -385,17 +435,27 @@ class Payments(RuleBasedStateMachine):
             assert isinstance(effect, SaveReservation)
             done(self.payer_store.save_reservation(effect.reservation, effect.tab))
 
-    @precondition(lambda self: self.live())
-    @rule(data=st.data(), share=st.integers(0, 4))
-    def pay(self, data: st.DataObject, share: int) -> None:
-        segment = data.draw(st.sampled_from(self.live()))
-        self.accept(segment, segment.earned * share // 4, None)
+    def do_trade(self, draw: Draw) -> None:
+        """All goes well for a while."""
+        for segment in self.live():
+            node = self.nodes[segment.terms.worker]
+            room = node.paid[segment.digest] + QUANTUM - segment.earned
+            more = max(0, min(draw(st.integers(0, 30)), room, segment.award.cap - segment.earned))
+            self.earn(segment, more)
+            self.accept(segment, segment.earned, None)
+        self.flush(crash="")
+        for worker in WORKERS:
+            self.deliver(worker)
 
-    @precondition(lambda self: self.live())
-    @rule(data=st.data(), disputed=st.booleans())
-    def finish(self, data: st.DataObject, disputed: bool) -> None:
+    def do_pay(self, draw: Draw) -> None:
+        for segment in self.live():
+            self.accept(segment, segment.earned * draw(st.integers(2, 4)) // 4, None)
+
+    def do_finish(self, draw: Draw) -> None:
         """The worker ends with a receipt; the client accepts it, or pays what it agreed to."""
-        segment = data.draw(st.sampled_from(self.live()))
+        if not self.live():
+            return
+        segment, disputed = draw(st.sampled_from(self.live())), draw(A_RARITY) == 0
         node = self.nodes[segment.terms.worker]
         receipt = self.receipt_of(segment)
         digest = signing.digest(receipt, DOMAIN)
@@ -433,7 +493,9 @@ class Payments(RuleBasedStateMachine):
 
     # -------------------------------------------------------------------------------- vouchers
 
-    @rule(crash=st.sampled_from(["", "", "", "before", "after"]))
+    def do_flush(self, draw: Draw) -> None:
+        self.flush(crash=draw(A_CRASH))
+
     def flush(self, crash: str) -> None:
         drafts = []
         for tab in payer_ledger.due_tabs(self.payer):
@@ -468,28 +530,34 @@ class Payments(RuleBasedStateMachine):
         key = (tab_id(tab_of_voucher(voucher)), voucher.cumulative)
         assert self.signed.setdefault(key, voucher) == voucher, "signed twice"
 
-    @rule(worker=st.sampled_from(WORKERS), again=st.booleans())
-    def deliver(self, worker: Address, again: bool) -> None:
-        if not self.links[worker]:
-            return
-        frame = self.links[worker][0]
-        if not again:
-            self.links[worker].pop(0)
-        self.receive(self.nodes[worker], frame)
+    def do_deliver_one(self, draw: Draw) -> None:
+        """One of those under way: the next, once or twice, or (lost ones before it) a later one."""
+        for worker in WORKERS:
+            link = self.links[worker]
+            if link:
+                at, again = draw(st.integers(0, min(2, len(link) - 1))), draw(st.booleans())
+                self.receive(self.nodes[worker], link[at])
+                del link[: at if again else at + 1]
 
-    @rule(worker=st.sampled_from(WORKERS), crash=st.booleans())
-    def deliver_all(self, worker: Address, crash: bool) -> None:
-        while self.links[worker]:
-            self.receive(self.nodes[worker], self.links[worker].pop(0))
-        if crash:
+    def do_deliver(self, draw: Draw) -> None:
+        worker = draw(A_WORKER)
+        self.deliver(worker)
+        if draw(A_RARITY) == 0:
             self.payee_restart(self.nodes[worker])
 
-    @rule(worker=st.sampled_from(WORKERS))
-    def lose(self, worker: Address) -> None:
-        """The session ends; what was under way is gone."""
-        self.links[worker].clear()
+    def deliver(self, worker: Address) -> None:
+        while self.links[worker]:
+            self.receive(self.nodes[worker], self.links[worker].pop(0))
 
-    @rule(worker=st.sampled_from(WORKERS))
+    def do_lose(self, draw: Draw) -> None:
+        """The session ends; what was under way is gone."""
+        self.links[draw(A_WORKER)].clear()
+
+    def do_reconnect(self, draw: Draw) -> None:
+        worker = draw(A_WORKER)
+        self.links[worker].clear()
+        self.reconnect(worker)
+
     def reconnect(self, worker: Address) -> None:
         """Both sides tell each other what they hold."""
         node = self.nodes[worker]
@@ -607,33 +675,25 @@ class Payments(RuleBasedStateMachine):
         )
         self.payee_step(node, ChainSeen(payer=PAYER, seen=seen))
 
-    @rule(worker=st.sampled_from(WORKERS))
-    def payee_reads(self, worker: Address) -> None:
-        self.read_payee(self.nodes[worker])
+    def do_read_payee(self, draw: Draw) -> None:
+        self.read_payee(self.nodes[draw(A_WORKER)])
 
-    @rule(worker=st.sampled_from(WORKERS))
-    def restart_payee(self, worker: Address) -> None:
-        self.payee_restart(self.nodes[worker])
+    def do_restart_payee(self, draw: Draw) -> None:
+        self.payee_restart(self.nodes[draw(A_WORKER)])
 
-    @rule()
-    def restart_payer(self) -> None:
+    def do_restart_payer(self, draw: Draw) -> None:
         self.payer_restart()
 
-    @rule(worker=st.sampled_from(WORKERS), model=st.sampled_from(MODELS))
-    def redeem(self, worker: Address, model: Hash) -> None:
-        tab = tab_id(tab_of_terms(terms_of(worker, model), payer=PAYER))
-        row = self.nodes[worker].rows.get(tab)
+    def do_redeem(self, draw: Draw) -> None:
+        node, model = self.nodes[draw(A_WORKER)], draw(A_MODEL)
+        row = node.rows.get(tab_id(tab_of_terms(terms_of(node.account, model), payer=PAYER)))
         if row is not None and row.best is not None:
             self.escrow.redeem(row.best.statement)
 
     # ----------------------------------------------------------------------------------- locks
 
-    @rule(
-        worker=st.sampled_from(WORKERS),
-        total=st.integers(1, 120),
-        life=st.sampled_from([900, 5000]),
-    )
-    def lock(self, worker: Address, total: int, life: int) -> None:
+    def do_lock(self, draw: Draw) -> None:
+        worker, total, life = draw(A_WORKER), draw(st.integers(1, 80)), draw(A_LIFE)
         self.watched.add(worker)
         self.read_payer(gap=0)
         event = MakeLock(payee=worker, total_micro=total, expiry_s=self.now_s + life)
@@ -651,14 +711,12 @@ class Payments(RuleBasedStateMachine):
         done(self.payer_store.save_lock(signing.sign(lock, DOMAIN, PAYER_KEY)))
         self.locks.append(lock)
 
-    @precondition(lambda self: self.locks)
-    @rule(data=st.data())
-    def submit_lock(self, data: st.DataObject) -> None:
-        self.escrow.submit_lock(data.draw(st.sampled_from(self.locks)))
+    def do_submit_lock(self, draw: Draw) -> None:
+        if self.locks:
+            self.escrow.submit_lock(draw(st.sampled_from(self.locks)))
 
-    @rule(worker=st.sampled_from(WORKERS))
-    def expire_lock(self, worker: Address) -> None:
-        if self.escrow.expire_lock(PAYER, worker):
+    def do_expire_lock(self, draw: Draw) -> None:
+        if self.escrow.expire_lock(PAYER, draw(A_WORKER)):
             self.lock_expired = True
 
     # ------------------------------------------------------------------------------ invariants
@@ -755,7 +813,7 @@ class Payments(RuleBasedStateMachine):
         for worker in WORKERS:
             self.links[worker].clear()
             self.reconnect(worker)
-            self.deliver_all(worker, crash=False)
+            self.deliver(worker)
             self.payee_restart(self.nodes[worker])
             for row in self.nodes[worker].rows.values():
                 if row.best is not None:
@@ -769,7 +827,7 @@ class Payments(RuleBasedStateMachine):
 
 Payments.TestCase.settings = settings(
     max_examples=DEEP,
-    stateful_step_count=50,
+    stateful_step_count=80,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[phase for phase in Phase if phase is not Phase.explain],

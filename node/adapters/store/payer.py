@@ -156,21 +156,29 @@ class SqlitePayerStore:
     async def save_redeemed(
         self, redeemed: Mapping[Hash, int], locks_ended: Sequence[SignedLock]
     ) -> None:
-        """Save what tabs were paid; their vouchers up to that are no longer resent."""
+        """Save what tabs were paid, and which locks are over."""
 
         def work(connection: sqlite3.Connection) -> None:
             for tab, paid in redeemed.items():
                 connection.execute(
                     "UPDATE payer_tabs SET redeemed = max(redeemed, ?) WHERE id = ?", (paid, tab)
                 )
-                connection.execute(
-                    "DELETE FROM vouchers_given WHERE tab = ? AND cumulative <= ?", (tab, paid)
-                )
             for lock in locks_ended:
                 connection.execute(
                     "UPDATE locks_given SET ended = 1 WHERE payee = ? AND nonce = ?",
                     (lock.payee, lock.nonce),
                 )
+
+        await self._writer.write(work)
+
+    async def forget_vouchers(self, tab: Hash, *, cumulative_micro: int) -> None:
+        """The payee has saved a tab's vouchers up to this: they are never sent again."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            connection.execute(
+                "DELETE FROM vouchers_given WHERE tab = ? AND cumulative <= ?",
+                (tab, cumulative_micro),
+            )
 
         await self._writer.write(work)
 
