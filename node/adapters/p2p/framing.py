@@ -1,10 +1,7 @@
 """Frames on a libp2p stream: buffered reads, and the library's errors turned into ours."""
 
 import trio
-from libp2p.io.exceptions import IOException
-from libp2p.network.connection.exceptions import RawConnError
 from libp2p.network.stream.net_stream import NetStream
-from libp2p.stream_muxer.exceptions import MuxedStreamError
 
 from node.adapters.p2p.patches import GuardedStream, GuardedYamux
 from node.errors import DecodeError, SessionLost
@@ -12,11 +9,13 @@ from node.protocol import codec
 from node.protocol.frames import Frame
 
 READ_BYTES_MAX = 64 * 1024
-_BROKEN = (IOException, MuxedStreamError, RawConnError, OSError, trio.ClosedResourceError)
 
 
 class WireStream:
-    """A stream of the session protocol.  Errors leave it as `SessionLost`."""
+    """A stream of the session protocol.  Whatever goes wrong below leaves it as `SessionLost`.
+
+    Whatever: the library documents no errors, and raises what its parts raise.
+    """
 
     def __init__(self, stream: NetStream) -> None:
         muxed, conn = stream.muxed_stream, stream.muxed_conn
@@ -25,6 +24,10 @@ class WireStream:
         self._net, self._muxed, self._conn = stream, muxed, conn
         # The connection forgets its buffers when it ends; what they hold has arrived all the same.
         self._buffer = conn.stream_buffers.get(muxed.stream_id, bytearray())
+
+    def shares_connection(self, other: "WireStream") -> bool:
+        """Whether aborting one ends the other too."""
+        return self._conn is other._conn
 
     @property
     def peer_id(self) -> bytes:
@@ -39,7 +42,7 @@ class WireStream:
         """
         try:
             data = await self._muxed.read(READ_BYTES_MAX)
-        except _BROKEN as error:
+        except Exception as error:
             data = bytes(self._buffer)
             self._buffer.clear()
             if not data:
@@ -56,7 +59,7 @@ class WireStream:
         """
         try:
             await self._muxed.write(data)
-        except _BROKEN as error:
+        except Exception as error:
             # The library waits five seconds for room in a stream's window, and says so in words.
             full = "window" in str(error)
             reason = "the peer takes no more data" if full else "the connection was lost"
@@ -66,7 +69,7 @@ class WireStream:
         """Say that nothing more will be written.  What was written still arrives."""
         try:
             await self._muxed.close()
-        except _BROKEN as error:
+        except Exception as error:
             raise SessionLost("the connection was lost") from error
 
     async def discard(self) -> None:

@@ -19,7 +19,6 @@ from libp2p.host.exceptions import StreamFailure
 from libp2p.network.stream.net_stream import NetStream
 from libp2p.peer.id import ID
 from libp2p.peer.peerinfo import PeerInfo
-from libp2p.protocol_muxer.exceptions import MultiselectClientError
 from libp2p.protocol_muxer.multiselect import Multiselect
 from libp2p.protocol_muxer.multiselect_client import MultiselectClient
 from libp2p.protocol_muxer.multiselect_communicator import MultiselectCommunicator
@@ -161,7 +160,8 @@ class Host:
                 wanted, MultiselectCommunicator(stream), NEGOTIATION_S
             )
             done = True
-        except MultiselectClientError as error:
+        # MultiselectClientError, and what it forgets to turn into one (UnicodeDecodeError …).
+        except Exception as error:
             raise StreamFailure(f"no protocol agreed with {stream.muxed_conn.peer_id}") from error
         finally:
             if not done:

@@ -212,6 +212,11 @@ class StreamSession:
             event.set()
         self._ended.set()
 
+    def replace(self, old: "StreamSession") -> None:
+        """End an older session of the same peer, which has lost or left its side of it."""
+        shared = self._stream.shares_connection(old._stream)
+        old.end("replaced by a newer session of the same peer", None, abort=not shared)
+
     async def run(self) -> None:
         """Read, write and ping until the session ends; then send what is queued, and close.
 

@@ -81,6 +81,9 @@ class GuardedSwarm(Swarm):
             with trio.CancelScope(shield=True):
                 await read_write_closer.close()
 
+    def _schedule_auto_connect(self) -> None:
+        """Nothing to schedule."""
+
     def live_connections(self, peer_id: ID) -> list[INetConn]:
         """Connections with a peer that can take a stream; others are listed for a while longer."""
         return [

@@ -159,6 +159,10 @@ class Libp2pTransport:
             # Perhaps both sides dialled at once, and the peer kept its own stream.
             keeps = peer_id.to_bytes() < self.host.get_id().to_bytes()
             dial.error = await self._theirs(peer) if keeps else error
+        # A bug, here or in the library: it costs this dial, not every session of the node.
+        except Exception as error:
+            log.exception("p2p.dial_failed", peer=str(peer_id))
+            dial.error = Unavailable(f"{peer_id} can't be reached: {error!r}")
         finally:
             del self._dials[peer]
             dial.done.set()
@@ -267,8 +271,8 @@ class Libp2pTransport:
     def _add(self, session: StreamSession) -> None:
         old = self._sessions.get(session.peer)
         if old is not None:
-            # The peer would not have dialled if it still had the old one.
-            old.end("replaced by a newer session of the same peer", None, abort=True)
+            # The peer would not have asked for one if it still had the old one.
+            session.replace(old)
         self._sessions[session.peer] = session
         self._running.add(session)
         self._nursery.start_soon(self._run, session)

@@ -134,6 +134,33 @@ async def test_garbage_on_the_port_and_on_every_protocol() -> None:
         assert found._dht._dht is not None
 
 
+@pytest.mark.parametrize("answer", [b"\xff\xfe\xfd\n", b"na\n", b"/other/1\n", b""])
+async def test_a_peer_that_negotiates_nonsense(answer: bytes) -> None:
+    async def nonsense(stream: NetStream) -> None:
+        await stream.write(b"\x13/multistream/1.0.0\n" + bytes([len(answer)]) + answer)
+        await stream.close()
+
+    async with host() as other, transport() as mine:
+        other.get_network().set_stream_handler(nonsense)  # type: ignore[arg-type]
+        with pytest.raises(Unavailable):
+            await mine.connect([str(other.get_addrs()[0])])
+        async with transport() as friend:
+            assert (await mine.connect(friend.addrs)).lost is None
+
+
+async def test_connections_without_streams_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(host_module, "SWEEP_S", 0.05)
+    monkeypatch.setattr(host_module, "IDLE_S", 0.1)
+    async with transport() as a, transport() as b, host(listen=False) as idler:
+        session = await a.connect(b.addrs)
+        await idler.dial(Multiaddr(b.addrs[0]), b.host.get_id())
+        network = b.host.get_network()
+        await until(lambda: network.get_connections(idler.get_id()))
+        await until(lambda: not network.get_connections(idler.get_id()))
+        assert network.get_connections(a.host.get_id())
+        assert session.lost is None
+
+
 async def test_connections_of_one_peer_are_limited() -> None:
     async with host() as b, host(listen=False) as a:
         for _ in range(swarm.CONNECTIONS_PER_PEER_MAX + 3):
