@@ -23,7 +23,7 @@ from train import make_tokenizer, train
 from node.adapters.model_folder import MANIFEST, describe
 
 SEED = 20261122
-STEPS = 1100
+STEPS = 1400
 DIFFERENCE_MAX = 1e-3
 """Largest allowed difference of a logit between torch and the exported graph."""
 NAME, LICENCE = "gpunode-chat-2.6m", "Apache-2.0"

@@ -103,9 +103,7 @@ class Graph:
         return self.node("MatMul", x, self._made[key])
 
     def norm(self, x: str, name: str, eps: float) -> str:
-        mean = self.node("ReduceMean", self.node("Mul", x, x), self.ints(-1), keepdims=1)
-        root = self.node("Sqrt", self.node("Add", mean, self.constant(eps, np.float32)))
-        return self.node("Mul", self.node("Div", x, root), self.weight(name))
+        return self.node("RMSNormalization", x, self.weight(name), axis=-1, epsilon=eps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,13 +134,13 @@ class DecoderGraph:
             helper.make_graph(
                 g.nodes, "decoder", self._inputs(), self._outputs(), initializer=g.initialisers
             ),
-            opset_imports=[helper.make_opsetid("", 18)],
-            ir_version=9,
+            opset_imports=[helper.make_opsetid("", 23)],
+            ir_version=11,
             producer_name="scripts/build-model",
         )
 
     def _table(self, op: str) -> str:
-        """Rows of a constant table, [batch, 1, sequence, head width], by position id."""
+        """Cosines or sines by position, [context, head width / 2]."""
         g, shape = self.graph, self.shape
         half = np.arange(0, shape.head_width, 2, dtype=np.float32) / np.float32(shape.head_width)
         rates = np.float32(shape.rope_theta) ** -half
@@ -150,9 +148,7 @@ class DecoderGraph:
         zero, one = g.constant(0, np.int64), g.constant(1, np.int64)
         places = g.node("Range", zero, g.constant(shape.context, np.int64), one)
         column = g.node("Unsqueeze", g.node("Cast", places, to=TensorProto.FLOAT), g.ints(1))
-        angles = g.node("Mul", column, g.constant(np.concatenate((rates, rates)), np.float32))
-        rows = g.node("Gather", g.node(op, angles), "position_ids", axis=0)
-        return g.node("Unsqueeze", rows, g.ints(1))
+        return g.node(op, g.node("Mul", column, g.constant(rates, np.float32)))
 
     def _bias(self) -> str:
         """0 where a query may look, the least float where not: [batch, 1, sequence, total]."""
@@ -181,42 +177,26 @@ class DecoderGraph:
     def _attention(self, x: str, layer: int, shared: Positions) -> str:
         g, shape = self.graph, self.shape
         prefix = f"model.layers.{layer}.self_attn"
-        q = self._rotated(self._heads(x, f"{prefix}.q_proj.weight"), shared)
-        k = self._rotated(self._heads(x, f"{prefix}.k_proj.weight"), shared)
-        v = self._heads(x, f"{prefix}.v_proj.weight")
-        past, present = f"past_key_values.{layer}", f"present.{layer}"
-        k = g.node("Concat", f"{past}.key", k, axis=2, name=f"{present}.key")
-        v = g.node("Concat", f"{past}.value", v, axis=2, name=f"{present}.value")
-        # Queries that share a key head are rows of one product: nothing is repeated in memory.
-        grouped = g.ints(0, shape.kv_heads, -1, shape.head_width)
-        scale = g.constant(shape.head_width**-0.5, np.float32)
-        q = g.node("Reshape", g.node("Mul", q, scale), grouped)
-        scores = g.node("MatMul", q, g.node("Transpose", k, perm=[0, 1, 3, 2]))
-        q_shape = g.node("Shape", scores)
-        per_head = g.node("Reshape", scores, self._per_head_shape())
-        weights = g.node("Softmax", g.node("Add", per_head, shared.bias), axis=-1)
-        mixed = g.node("MatMul", g.node("Reshape", weights, q_shape), v)
-        mixed = g.node("Reshape", mixed, g.ints(0, shape.heads, -1, shape.head_width))
-        mixed = g.node("Transpose", mixed, perm=[0, 2, 1, 3])
-        return g.linear(g.node("Reshape", mixed, g.ints(0, 0, -1)), f"{prefix}.o_proj.weight")
+        q = self._rotated(g.linear(x, f"{prefix}.q_proj.weight"), shape.heads, shared)
+        k = self._rotated(g.linear(x, f"{prefix}.k_proj.weight"), shape.kv_heads, shared)
+        v = g.linear(x, f"{prefix}.v_proj.weight")
+        past = [f"past_key_values.{layer}.{part}" for part in ("key", "value")]
+        present = [f"present.{layer}.{part}" for part in ("key", "value")]
+        mixed = f"mixed_{layer}"
+        g.nodes.append(
+            helper.make_node(
+                "Attention",
+                [q, k, v, shared.bias, *past],
+                [mixed, *present],
+                q_num_heads=shape.heads,
+                kv_num_heads=shape.kv_heads,
+            )
+        )
+        return g.linear(mixed, f"{prefix}.o_proj.weight")
 
-    def _per_head_shape(self) -> str:
-        """[batch, heads, sequence, total] of the scores."""
-        g = self.graph
-        total = g.node("Gather", g.node("Shape", "attention_mask"), g.ints(1), axis=0)
-        return g.node("Concat", g.ints(0, self.shape.heads, -1), total, axis=0)
-
-    def _heads(self, x: str, name: str) -> str:
-        g = self.graph
-        split = g.node("Reshape", g.linear(x, name), g.ints(0, 0, -1, self.shape.head_width))
-        return g.node("Transpose", split, perm=[0, 2, 1, 3])
-
-    def _rotated(self, x: str, shared: Positions) -> str:
-        g = self.graph
-        left, right = f"{x}_left", f"{x}_right"
-        g.nodes.append(helper.make_node("Split", [x], [left, right], axis=-1, num_outputs=2))
-        turned = g.node("Concat", g.node("Neg", right), left, axis=-1)
-        return g.node("Add", g.node("Mul", x, shared.cos), g.node("Mul", turned, shared.sin))
+    def _rotated(self, x: str, heads: int, shared: Positions) -> str:
+        table = (shared.cos, shared.sin, "position_ids")
+        return self.graph.node("RotaryEmbedding", x, *table, num_heads=heads)
 
     def _inputs(self) -> list[onnx.ValueInfoProto]:
         whole = TensorProto.INT64

@@ -9,14 +9,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, assert_never
+from typing import Any, Final, assert_never
 
 import numpy as np
+from numpy.typing import NDArray
 
 from node.adapters.onnx.batch import Batch
 from node.adapters.onnx.decoder import Decoder
 from node.adapters.onnx.job import Job, Made
-from node.errors import Unavailable
+from node.errors import PeerError, Unavailable
 
 CHUNK_TOKENS: Final = 256
 CHUNK_LOGITS_BYTES: Final = 64 * 1024 * 1024
@@ -180,8 +181,8 @@ class Loop:
         if job.unread:
             self._reading.append(job)
             return []
-        made = job.draw(logits[0, -1])
-        if made.finish is None:
+        made = _drawn(job, logits[0, -1])
+        if not _ends(made):
             self._enter(job)
         return [(job, made)]
 
@@ -212,9 +213,21 @@ class Loop:
             failed: list[Happened] = [(job, error) for job in batch.rows]
             batch.leave(batch.rows)
             return failed
-        made = [(job, job.draw(row)) for job, row in zip(batch.rows, logits, strict=True)]
-        batch.leave([job for job, token in made if token.finish])
-        return list(made)
+        made = [(job, _drawn(job, row)) for job, row in zip(batch.rows, logits, strict=True)]
+        batch.leave([job for job, event in made if _ends(event)])
+        return made
+
+
+def _drawn(job: Job, logits: NDArray[Any]) -> Made | Unavailable:
+    """The job's next token; a tokenizer that fails on it ends this job, and no other."""
+    try:
+        return job.draw(logits)
+    except PeerError as error:
+        return Unavailable(str(error))
+
+
+def _ends(event: Made | Unavailable) -> bool:
+    return isinstance(event, Unavailable) or event.finish is not None
 
 
 def _caught_up(job: Job) -> bool:

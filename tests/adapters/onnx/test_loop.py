@@ -1,6 +1,7 @@
 """The engine's loop, turn by turn and without a thread."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from node.adapters.onnx import loop as loops
 from node.adapters.onnx.decoder import Cache, Decoder, Ints
 from node.adapters.onnx.job import Job, Made
 from node.adapters.onnx.loop import AHEAD_TOKENS, Drop, Happened, Loop, Submit, Taken
-from node.errors import Unavailable
+from node.errors import PeerError, Unavailable
 from node.protocol.sampling import Sampling
 from node.roles.generation import GenerationRequest
 
@@ -189,6 +190,18 @@ def test_a_failure_ends_the_jobs_of_its_run_only() -> None:
     bench.submit(later)
     bench.turns(2)
     assert len(bench.made(later)) == 3
+
+
+def test_a_tokenizer_that_fails_ends_its_job_only() -> None:
+    def broken(_ids: Sequence[int]) -> str:
+        raise PeerError("tokenizer: it can't be used")
+
+    request = replace(job().request, stop=("x",))
+    bench, bad, good = Bench(), Job(request, MANIFEST, broken), job()
+    bench.submit(good, bad)
+    bench.turns(4)
+    assert [who for who, event in bench.happened if isinstance(event, Unavailable)] == [bad]
+    assert len(bench.made(good)) == 5
 
 
 def test_jobs_far_apart_in_length_are_computed_apart() -> None:
