@@ -3,6 +3,7 @@
 import trio
 
 from node.adapters.p2p.framing import FrameReader, WireStream, printable
+from node.adapters.p2p.link import WINDOW_BYTES_MIN
 from node.errors import PeerError, SessionLost, Unavailable
 from node.protocol import codec
 from node.protocol.frames import NO_JOB, ErrorFrame, Fault, Hello
@@ -38,6 +39,10 @@ def check_hello(ours: Hello, theirs: Hello) -> None:
         raise HelloMismatch(
             f"the peer uses escrow 0x{theirs.escrow.hex()}, this node 0x{ours.escrow.hex()}",
             Fault.CHAIN,
+        )
+    if theirs.job_window < WINDOW_BYTES_MIN:
+        raise HelloMismatch(
+            f"the peer's job window of {theirs.job_window} bytes is too small", Fault.PROTOCOL
         )
 
 

@@ -26,7 +26,7 @@ from node.protocol.frames import (
 
 FRAME_SIZE_MAX = limits.FRAME_BYTES_MAX + LENGTH_SIZE
 WINDOW_BYTES_MIN = 2 * FRAME_SIZE_MAX
-"""A smaller window could stop for ever: a reader may hold back a quarter of it."""
+"""A writer must get its largest frame through while the reader holds back a quarter."""
 GRANT_SHARE = 4
 CLOSED_CHANNELS_MAX = 1024
 STRAY_FRAMES_MAX = 4096
@@ -68,16 +68,13 @@ class Link:
     window_bytes: int
     """What this side said in its hello."""
     peer_window_bytes: int
+    """What the peer said; both at least `WINDOW_BYTES_MIN`, or a channel could stop for ever."""
     lanes: dict[bytes, Lane] = field(default_factory=dict)
     closed: OrderedDict[bytes, Lane] = field(default_factory=OrderedDict)
     credits_due: dict[bytes, Lane] = field(default_factory=dict)
     stray_frames: int = 0
     """Dropped because nobody has their channel open; for counters and for the limit."""
     _strangers: int = 0
-
-    def __post_init__(self) -> None:
-        if self.peer_window_bytes < WINDOW_BYTES_MIN:
-            raise PeerError(f"job window of {self.peer_window_bytes} bytes is too small")
 
     def open(self, job: bytes) -> Lane:
         """Open a channel from this side.

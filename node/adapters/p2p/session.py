@@ -57,9 +57,6 @@ class StreamSession:
             leads: Of the two sides one; it pings first.
             reader: What has read the peer's hello from `stream`, with what it read besides.
             now: Monotonic seconds, for `Inbound.arrived_s`.
-
-        Raises:
-            PeerError: The peer's job window can't work.
         """
         self.link = Link(window_bytes=ours.job_window, peer_window_bytes=hello.job_window)
         self.peer_id = peer_id

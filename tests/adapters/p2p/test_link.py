@@ -58,11 +58,6 @@ def test_an_opener_needs_a_name() -> None:
         link().accept(FileWanted(job=NO_JOB, sha256=bytes(32)), 60)
 
 
-def test_a_window_too_small_to_work_is_refused() -> None:
-    with pytest.raises(PeerError, match="too small"):
-        Link(window_bytes=WINDOW, peer_window_bytes=WINDOW_BYTES_MIN - 1)
-
-
 def test_overrun() -> None:
     here = link()
     here.open(JOB)

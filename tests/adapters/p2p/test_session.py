@@ -102,6 +102,7 @@ async def test_a_goodbye_right_after_hello_is_heard() -> None:
     [
         ({"chain_id": 1}, "chain 1, this node on 31337"),
         ({"escrow": b"\x01" * 20}, "escrow 0x0101"),
+        ({"job_window": 100_000}, "job window of 100000 bytes is too small"),
         ({"version_min": 2, "version_max": 3}, "versions 2-3, this node 1-1"),
     ],
 )
