@@ -16,10 +16,8 @@ from node.protocol.codec import LENGTH_SIZE
 from node.protocol.frames import (
     NO_JOB,
     OPENERS,
-    AwardFrame,
     Credit,
     ErrorFrame,
-    FileWanted,
     Frame,
     channel_of,
 )
@@ -142,7 +140,7 @@ class Link:
         lane = self.lanes.get(job)
         if lane is not None:
             return self._to_lane(lane, frame, size)
-        if isinstance(frame, AwardFrame | FileWanted):
+        if isinstance(frame, OPENERS):
             return self._opener(frame, size)
         return self._stray(job, frame, size)
 

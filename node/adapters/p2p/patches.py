@@ -30,6 +30,7 @@ STREAMS_PER_S = 64.0
 """How many streams a peer may open on a connection: at once, in a burst, and over time."""
 WRITE_STALL_S = 10.0
 """A write that TCP does not take for this long ends the connection."""
+CLOSE_STALL_S = 1.0
 _TCP_READ_BYTES = 64 * 1024
 
 
@@ -94,13 +95,14 @@ class GuardedYamux(yamux.Yamux):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.streams = _Streams()
+        self._stall_s = WRITE_STALL_S
 
     async def _write_frame(self, data: bytes) -> None:
         # A cancelled, half-written frame corrupts the whole connection: nothing but the stall
         # deadline may interrupt it, and that one closes the connection.
         if self.event_closed.is_set():
             raise ConnectionClosedError("the connection is closed", transport="tcp")
-        deadline = trio.current_time() + WRITE_STALL_S
+        deadline = trio.current_time() + self._stall_s
         with trio.CancelScope(shield=True, deadline=deadline) as scope:
             async with self._write_lock:
                 await self.secured_conn.write(data)
@@ -108,6 +110,11 @@ class GuardedYamux(yamux.Yamux):
             self.abort()
             raise ConnectionClosedError("a write stalled", transport="tcp")
         await trio.lowlevel.checkpoint()
+
+    async def close(self, error_code: int = yamux.GO_AWAY_NORMAL) -> None:
+        """Say goodbye and close; a peer that does not take the goodbye in time is cut off."""
+        self._stall_s = min(self._stall_s, CLOSE_STALL_S)
+        await super().close(error_code)
 
     def abort(self) -> None:
         """Close the socket at once; whoever reads, writes or waits on the connection ends.

@@ -25,6 +25,7 @@ from node.adapters.p2p.admission import HANDSHAKE_S, Admission, Handshake
 log = structlog.get_logger()
 
 DIAL_S = 5.0
+CLOSE_S = 1.5
 BLOCKED_AFTER_DIAL_S = 2.0
 CONNECTIONS_BESIDE_SESSIONS = 64
 CONNECTIONS_PER_PEER_MAX = 4
@@ -80,6 +81,18 @@ class GuardedSwarm(Swarm):
             self.admission.end(handshake)
             with trio.CancelScope(shield=True):
                 await read_write_closer.close()
+
+    async def close(self) -> None:
+        """Stop listening, close every connection at the same time, and the rest."""
+        for listener in list(self.listeners.values()):
+            await listener.close()
+        with trio.move_on_after(CLOSE_S):
+            async with trio.open_nursery() as nursery:
+                for conn in self.get_connections():
+                    nursery.start_soon(conn.close)
+        for conn in self.get_connections():
+            self.cut(conn)
+        await super().close()
 
     def _schedule_auto_connect(self) -> None:
         """Nothing to schedule."""

@@ -43,6 +43,7 @@ from tests.adapters.p2p.peers import (
     last_words,
     pair,
     rogue,
+    slow_proxy,
     transport,
     until,
     wanted,
@@ -299,6 +300,24 @@ async def test_a_flood_waits_for_the_dispatcher() -> None:
         assert session.lost is None
         for _ in range(2 * INBOX_BYTES_MAX // len(flood) * 100):
             assert (await session.receive()).frame == frame
+
+
+@pytest.mark.parametrize("segment", [64, 536])
+async def test_a_job_completes_over_small_segments(segment: int) -> None:
+    async with transport() as right, transport() as left:
+        port = int(right.addrs[0].split("/")[4])
+        async with slow_proxy(port, segment) as proxy:
+            near = await left.connect([f"{proxy.addr}/p2p/{right.host.get_id()}"])
+            job = os.urandom(16)
+            mine = near.open_channel(job)
+            await mine.send(wanted(job))
+            theirs = (await (await first_session(right)).receive()).channel
+            assert theirs is not None
+            with trio.fail_after(20):
+                for position in range(12):
+                    await theirs.send(chunk(job, position, limits.DATA_BYTES_MAX))
+                for position in range(12):
+                    assert await mine.receive() == chunk(job, position, limits.DATA_BYTES_MAX)
 
 
 async def test_a_refusal_goes_to_the_open_channel() -> None:

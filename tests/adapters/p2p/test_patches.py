@@ -4,7 +4,7 @@ import inspect
 import os
 import struct
 from collections.abc import Iterable
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from functools import partial
 from itertools import repeat
 
@@ -202,6 +202,36 @@ async def test_a_peer_that_takes_no_bytes_loses_its_connection(
             await fill(muxed := muxed_of(a))
         with trio.fail_after(1):
             await muxed.event_closed.wait()
+
+
+async def test_many_connections_are_closed_together_and_frozen_peers_cut_off(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def frozen() -> bytes:
+        await trio.sleep_forever()
+        return b""
+
+    async def fill(muxed: GuardedYamux) -> None:
+        with suppress(ConnectionClosedError):
+            while True:
+                await muxed._write_frame(bytes(100_000))
+
+    async with AsyncExitStack() as stack:
+        peers = [await stack.enter_async_context(host()) for _ in range(12)]
+        mine = await stack.enter_async_context(host(listen=False))
+        for peer in peers:
+            await mine.dial(peer.get_addrs()[0], peer.get_id())
+        monkeypatch.setattr(tcp_of(muxed_of(peers[0])), "_receive", frozen)
+        [conn] = mine.get_network().get_connections(peers[0].get_id())
+        assert isinstance(conn.muxed_conn, GuardedYamux)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(fill, conn.muxed_conn)
+            await trio.sleep(0.3)
+            started = trio.current_time()
+            await mine.get_network().close()
+            assert trio.current_time() - started < 3
+        for peer in peers[1:]:
+            await until(lambda peer=peer: not peer.get_network().connections)  # type: ignore[misc]
 
 
 async def test_small_segments() -> None:
