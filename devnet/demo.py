@@ -12,6 +12,8 @@ from node.protocol.signing import checksum
 from node.units import format_micro
 
 QUESTION: Final = "What does a worker do in this marketplace?"
+SMALL_STEPS: Final = {"worker.quantum_micro": 12}
+"""So little that even a short answer is paid in several vouchers."""
 _COMMAND_S: Final = 120.0
 
 
@@ -19,7 +21,7 @@ def main() -> int:
     """Run it; the exit code is 1 if anything is not as it should be."""
     started_s = time.monotonic()
     say("A local chain with the escrow contract, three workers and a client, each a process")
-    with up(Options(workers=3)) as net:
+    with up(Options(workers=3, worker_settings=SMALL_STEPS)) as net:
         show_market(net)
         before = balances(net)
         job = buy(net)
