@@ -89,10 +89,18 @@ def test_says_what_it_brought_up_and_ends_clean() -> None:
         )  # fmt: skip
         assert bought.returncode == 0, bought.stderr
         assert json.loads(bought.stdout)["tokens_out"] > 0
-        process.send_signal(signal.SIGTERM)
-        started_s = time.monotonic()
-        assert process.wait(30) == 0
-        assert time.monotonic() - started_s <= END_S
+        with subprocess.Popen(
+            [sys.executable, "-m", "node", "submit", "--home", net["client_homes"][1],
+             "--max-tokens", "1000", "--ignore-eos", "And what is a client?"],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT,
+        ) as running:  # fmt: skip
+            assert running.stdout is not None
+            assert running.stdout.read(1), "the answer has begun"
+            process.send_signal(signal.SIGTERM)
+            started_s = time.monotonic()
+            assert process.wait(30) == 0
+            assert time.monotonic() - started_s <= END_S
+            running.kill()
     assert alive(family) == set()
     assert not Path(net["dir"]).exists()
 
