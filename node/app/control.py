@@ -138,6 +138,16 @@ async def _handle(line: bytes, handlers: Mapping[str, Handler]) -> dict[str, Any
         return {"result": await handler(parameters)}
     except NodeError as error:
         return _error_reply(error)
+    except BaseExceptionGroup as group:  # of a nursery in the handler
+        expected, rest = group.split(NodeError)
+        if rest is not None or expected is None:
+            raise
+        return _error_reply(_first(expected))
+
+
+def _first(group: BaseExceptionGroup[NodeError]) -> NodeError:
+    error = group.exceptions[0]
+    return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
 def _error_reply(error: NodeError) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """`node redeem`: by the running worker if there is one, else by this process."""
 
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from node.app.home import Home
 from node.app.unlock import session_key
 from node.app.wallet import Wallet
 from node.config import Config
+from node.errors import ConfigError
 from node.protocol import signing
 from node.protocol.fields import Address
 from node.protocol.signing import checksum
@@ -123,8 +125,16 @@ def payee_account(config: Config, key: bytes) -> Address:
 
 
 def parse_claim(claim_to: str) -> Address | None:
-    """The address to pay out to, if one was named."""
-    return bytes.fromhex(claim_to.removeprefix("0x")) if claim_to else None
+    """The address to pay out to, if one was named.
+
+    Raises:
+        ConfigError: It is none.
+    """
+    if not claim_to:
+        return None
+    if not re.fullmatch("0x[0-9a-fA-F]{40}", claim_to):
+        raise ConfigError(f"{claim_to} is no address to pay out to")
+    return bytes.fromhex(claim_to[2:])
 
 
 def redeem_json(done: RedeemReport) -> dict[str, Any]:

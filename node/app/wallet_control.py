@@ -32,11 +32,11 @@ async def _show(wallet: Wallet, _: Mapping[str, Any]) -> Any:
 
 
 async def _deposit(wallet: Wallet, parameters: Mapping[str, Any]) -> Any:
-    return await wallet.deposit(parameters["amount_micro"])
+    return await wallet.deposit(_number(parameters, "amount_micro"))
 
 
 async def _withdraw(wallet: Wallet, parameters: Mapping[str, Any]) -> Any:
-    return await wallet.withdraw(to=_address(parameters["to"]))
+    return await wallet.withdraw(to=_address(parameters, "to"))
 
 
 async def _stay(wallet: Wallet, _: Mapping[str, Any]) -> Any:
@@ -44,21 +44,22 @@ async def _stay(wallet: Wallet, _: Mapping[str, Any]) -> Any:
 
 
 async def _lock(wallet: Wallet, parameters: Mapping[str, Any]) -> Any:
-    payee = _address(parameters["payee"])
-    assert payee is not None, "the command line asks for one"
+    payee = _address(parameters, "payee")
+    if payee is None:
+        raise ConfigError("a lock needs a payee")
     return await wallet.lock(
         payee=payee,
-        total_micro=parameters["total_micro"],
-        expiry_s=parameters["expiry_s"],
+        total_micro=_number(parameters, "total_micro"),
+        expiry_s=_number(parameters, "expiry_s"),
     )
 
 
 async def _claim(wallet: Wallet, parameters: Mapping[str, Any]) -> Any:
-    return await wallet.claim(to=_address(parameters["to"]))
+    return await wallet.claim(to=_address(parameters, "to"))
 
 
 async def _mint(wallet: Wallet, parameters: Mapping[str, Any]) -> Any:
-    return await wallet.mint(parameters["amount_micro"])
+    return await wallet.mint(_number(parameters, "amount_micro"))
 
 
 _ACTIONS: Final[Mapping[str, Action]] = {
@@ -136,8 +137,16 @@ async def _beside(config: Config) -> AsyncIterator[Stores]:
             yield stores
 
 
-def _address(text: str) -> Address | None:
+def _number(parameters: Mapping[str, Any], name: str) -> int:
+    value = parameters.get(name)
+    if type(value) is not int or value < 0:
+        raise ConfigError(f"{name} must be a whole number, not {value!r}")
+    return value
+
+
+def _address(parameters: Mapping[str, Any], name: str) -> Address | None:
     """An address from text; None from an empty one."""
+    text = str(parameters.get(name, ""))
     if not text:
         return None
     try:
@@ -145,5 +154,5 @@ def _address(text: str) -> Address | None:
     except ValueError:
         found = b""
     if len(found) != 20:
-        raise ConfigError(f"{text} is no address")
+        raise ConfigError(f"{name}: {text} is no address")
     return found

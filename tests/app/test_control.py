@@ -22,7 +22,12 @@ async def refuse(parameters: Mapping[str, Any]) -> Any:
     raise WalletError("no funds", hint="deposit")
 
 
-HANDLERS = {"echo": echo, "refuse": refuse}
+async def refuse_in_a_nursery(parameters: Mapping[str, Any]) -> Any:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(refuse, parameters)
+
+
+HANDLERS = {"echo": echo, "refuse": refuse, "nursery": refuse_in_a_nursery}
 
 
 @pytest.fixture(params=["short", "l" * 120])
@@ -50,9 +55,10 @@ async def test_socket_is_private(home: Home) -> None:
     assert home.socket.stat().st_mode & 0o777 == 0o600
 
 
-async def test_error_keeps_class_and_hint(home: Home) -> None:
+@pytest.mark.parametrize("method", ["refuse", "nursery"])
+async def test_error_keeps_class_and_hint(home: Home, method: str) -> None:
     with pytest.raises(WalletError, match="no funds") as caught:
-        await call(home, "refuse")
+        await call(home, method)
     assert caught.value.hint == "deposit"
 
 
