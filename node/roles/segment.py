@@ -9,9 +9,9 @@ from typing import assert_never
 import structlog
 import trio
 
-from node.errors import PeerError, SessionLost, Unavailable
+from node.errors import NodeError, PeerError, SessionLost, Unavailable
 from node.protocol import chain_hash, codec, job_worker, logprobs, signing
-from node.protocol.fields import Address, Hash
+from node.protocol.fields import Address, Hash, Signed
 from node.protocol.frames import (
     AcceptanceFrame,
     Chunk,
@@ -25,7 +25,7 @@ from node.protocol.frames import (
 )
 from node.protocol.job_worker import Phase, WorkerJob
 from node.protocol.sampling import Sampling
-from node.protocol.statements import Acceptance, Finish, Progress, Receipt
+from node.protocol.statements import Acceptance, Cutoff, Finish, Progress, Receipt
 from node.roles.generation import Engine, GenerationRequest, TokenStep
 from node.roles.payee import Payee
 from node.roles.ports import Channel, Clock
@@ -71,17 +71,20 @@ class Segment:
         self._outbox, self._inbox = trio.open_memory_channel[job_worker.Event | None](EVENTS_MAX)
         self._engine_scope = trio.CancelScope()
         self._room = trio.Event()
-        self._since_s = 0.0
+        self._cutoff: Signed[Cutoff] | None = None
+        """As it came: kept if it is taken."""
+        self._lost = False
+        self._patience = _Patience(ports.clock.monotonic_s())
         self._nursery: trio.Nursery
-        self._violation: PeerError | None = None
+        self._failure: NodeError | None = None
 
     async def run(self, client: Address) -> WorkerJob:
         """Until nothing is left to do; the result says how it ended.
 
         Raises:
             PeerError: The client broke the protocol; the segment is over, its statements saved.
+            StoreFailed, CorruptState: The disk failed; nothing unsaved was sent.
         """
-        self._since_s = self._ports.clock.monotonic_s()
         async with trio.open_nursery() as self._nursery:
             self._nursery.start_soon(self._read, client)
             self._nursery.start_soon(self._watch_payments)
@@ -90,13 +93,18 @@ class Segment:
                 await self._apply(job_worker.Awarded())
                 while self.job.phase is not Phase.DONE:
                     await self._apply(await self._next_event())
-            except PeerError as error:
-                self._violation = error
+            except NodeError as error:  # raised again outside, where no group wraps it
+                self._failure = error
             self._nursery.cancel_scope.cancel()
         self._ports.payee.ended(self.job.digest, earned_micro=self.job.earned_micro)
-        if self._violation is not None:
-            raise self._violation
+        if self._failure is not None:
+            raise self._failure
         return self.job
+
+    def drain(self) -> None:
+        """End soon, with a receipt for what was delivered: this worker is stopping."""
+        event = job_worker.Stopped(finish=Finish.DRAINED)
+        self._nursery.start_soon(self._outbox.send, event)
 
     async def _next_event(self) -> job_worker.Event:
         with trio.move_on_after(self._patience_s()):
@@ -108,26 +116,24 @@ class Segment:
 
     def _patience_s(self) -> float:
         """Seconds until the client's silence ends the wait; no limit while the engine works."""
-        waited_s = self._ports.clock.monotonic_s() - self._since_s
+        limit_s = self._ports.payment_s
         if self.job.phase is Phase.REQUEST:
-            return max(0.0, self._ports.reservation_s - waited_s)
-        if self.job.phase is Phase.CLOSING or self.job.blocked:
-            return max(0.0, self._ports.payment_s - waited_s)
-        return math.inf
+            limit_s = self._ports.reservation_s
+        return self._patience.left_s(self.job, limit_s, self._ports.clock.monotonic_s())
 
     def _take_made(self) -> job_worker.Generated:
         """All that the engine made since the last turn goes out together: one chunk, one write."""
         steps, self._made = self._made, []
         ids = tuple(chain.from_iterable(step.ids for step in steps))
+        told = chain.from_iterable(step.logprobs for step in steps)
         return job_worker.Generated(
-            ids=ids, logprobs=b"".join(logprobs.encode(step.logprobs) for step in steps)
+            ids=ids, logprobs=tuple(logprobs.encode((each,)) for each in told)
         )
 
     async def _apply(self, event: job_worker.Event) -> None:
-        before = (self.job.phase, self.job.blocked, self.job.paid_micro)
-        self.job, effects = job_worker.step(self.job, event, self._ports.clock.unix_ms())
-        if (self.job.phase, self.job.blocked, self.job.paid_micro) != before:
-            self._since_s = self._ports.clock.monotonic_s()
+        before = self.job
+        self.job, effects = job_worker.step(before, event, self._ports.clock.unix_ms())
+        self._patience.note(before, self.job, self._ports.clock.monotonic_s())
         for effect in effects:
             await self._perform(effect)
         if not self.job.held:
@@ -143,6 +149,9 @@ class Segment:
                 await self._send(frame)
             case job_worker.CheckRequest():
                 await self._check_request()
+            case job_worker.KeepCutoff():
+                assert self._cutoff is not None
+                await self._ports.store.save_cutoff(self._cutoff)
             case job_worker.StopEngine():
                 self._engine_scope.cancel()
             case _:
@@ -169,10 +178,13 @@ class Segment:
 
     async def _send(self, frame: Frame) -> None:
         """Send; a reader that grants no credit for too long is a lost one."""
+        if self._lost:
+            return  # what was to follow on the frame that did not go out
         try:
             with trio.fail_after(self._ports.payment_s):
                 await self._channel.send(frame)
         except (trio.TooSlowError, SessionLost) as error:
+            self._lost = True
             log.info("client lost", job=self._channel.job.hex(), reason=str(error) or "stalled")
             await self._apply(job_worker.Gone())
 
@@ -200,7 +212,7 @@ class Segment:
                 log.warning("engine failed", job=self._channel.job.hex(), reason=str(error))
                 finish = Finish.FAILED
             except PeerError as error:  # a prompt that the model has no tokens or no room for
-                self._violation = error
+                self._failure = error
                 await self._outbox.send(job_worker.Gone())
                 return
             await self._outbox.send(job_worker.Stopped(finish=finish))
@@ -219,14 +231,11 @@ class Segment:
         try:
             while True:
                 frame = await self._channel.receive()
-                event = self._event_of(frame, client)
-                if isinstance(frame, CutoffFrame):
-                    await self._ports.store.save_cutoff(frame.cutoff)
-                await self._outbox.send(event)
+                await self._outbox.send(self._event_of(frame, client))
         except SessionLost:
             await self._outbox.send(job_worker.Gone())
         except PeerError as error:
-            self._violation = error
+            self._failure = error
             await self._outbox.send(job_worker.Gone())
 
     def _event_of(self, frame: Frame, client: Address) -> job_worker.Event:
@@ -237,6 +246,9 @@ class Segment:
                     raise PeerError("more request data than announced")
                 return job_worker.RequestPart(offset=frame.offset, size=len(frame.data))
             case CutoffFrame():
+                if self._cutoff is not None:
+                    raise PeerError("a second cutoff of one segment")
+                self._cutoff = frame.cutoff
                 cutoff = signing.verify(frame.cutoff, self._ports.domain, client)
                 count = max(0, cutoff.position - self.job.award.position)
                 here = chain_hash.extend(self.job.award.chain, self._delivered[:count])
@@ -261,6 +273,41 @@ class Segment:
                 log.info("segment stopped", job=self._channel.job.hex(), reason=problem.name)
                 await self._outbox.send(job_worker.Stopped(finish=Finish.UNPAID))
                 return
+
+
+class _Patience:
+    """How long the client has kept this segment waiting."""
+
+    def __init__(self, now_s: float) -> None:
+        self._since_s = now_s
+        """Start of the phase."""
+        self._looked_s = now_s
+        self._blocked_s = 0.0
+        """Time that output waited for payment, since the last that was worth the name."""
+        self._paid_micro = 0
+        """Paid at that time."""
+
+    def note(self, before: WorkerJob, after: WorkerJob, now_s: float) -> None:
+        """An event was taken.
+
+        Micro by micro a client could hold a slot for almost nothing: only half a quantum buys new
+        patience.  One that pays its bills pays that much whenever output waits for it.
+        """
+        if after.phase is not before.phase:
+            self._since_s = now_s
+        if before.blocked:
+            self._blocked_s += now_s - self._looked_s
+        if after.paid_micro - self._paid_micro >= max(1, after.terms.quantum // 2):
+            self._blocked_s, self._paid_micro = 0.0, after.paid_micro
+        self._looked_s = now_s
+
+    def left_s(self, job: WorkerJob, limit_s: float, now_s: float) -> float:
+        """What is left of `limit_s`; infinite where the client is not waited for."""
+        if job.phase is Phase.RUNNING:
+            if not job.blocked:
+                return math.inf
+            return max(0.0, limit_s - self._blocked_s - (now_s - self._looked_s))
+        return max(0.0, limit_s - (now_s - self._since_s))
 
 
 def generation_of(job: WorkerJob, request: Request) -> GenerationRequest:

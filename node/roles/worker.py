@@ -1,5 +1,6 @@
 """The worker's side of jobs: check each award, refuse it with a reason or run its segment."""
 
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -8,13 +9,15 @@ import structlog
 import trio
 
 from node.config import WorkerConfig
-from node.errors import PeerError, SessionLost
+from node.errors import PeerError, SessionLost, Unavailable
 from node.protocol import job_worker, limits, signing
 from node.protocol.fields import Address, Hash, Signed
 from node.protocol.frames import AwardFrame, Refusal, Refused
 from node.protocol.statements import Award, Terms
+from node.roles.disowned import Disowned
 from node.roles.dispatch import Handlers
 from node.roles.ports import Channel, Inbound, Session
+from node.roles.quotas import Quota, Quotas
 from node.roles.segment import Segment, SegmentPorts
 from node.roles.seller import Seller
 from node.roles.stores import Duplicate
@@ -23,6 +26,13 @@ log = structlog.get_logger("worker")
 
 AWARDS_PENDING_MAX = 256
 """Awards being checked or run at once, over all peers: a bound on tasks, far above the slots."""
+AWARDS = Quota(burst=128, per_s=32, overrun_max=1024)
+AWARDS_ALL = Quota(burst=1024, per_s=256, overrun_max=0)
+"""In awards: a signature check, and with a refusal the signing of fresh terms (0.2 ms)."""
+REPLY_S = 5.0
+"""How long a refusal may wait for a peer that does not read."""
+PREPAY_S = 2.0
+"""Vouchers that were on their way before the award's own may arrive after it, within this."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +45,9 @@ class Objection:
 
 
 UNKNOWN_TERMS = Objection(code=Refused.TERMS_UNKNOWN, detail="terms unknown or expired")
+RATE_LIMITED = Objection(code=Refused.RATE_LIMITED, detail="too many awards")
+TOO_MANY = Objection(code=Refused.BUSY, detail="too many jobs of this client")
+DETAIL_MAX = 100
 
 
 class Worker:
@@ -45,8 +58,11 @@ class Worker:
         self._seller = seller
         self._config = config
         self._address = signing.address_of_key(ports.key)
-        self._limit = trio.CapacityLimiter(AWARDS_PENDING_MAX)
-        self._active: dict[Hash, Address] = {}
+        self._quotas = Quotas(AWARDS, total=AWARDS_ALL)
+        self._pending: Counter[Address] = Counter()
+        """Awards being checked or run, by client."""
+        self._disowned = Disowned(allowance_micro=config.quantum_micro)
+        self._active: dict[Hash, Segment] = {}
         self._idle = trio.Event()
         self._nursery: trio.Nursery | None = None
         self.handlers: Handlers = {AwardFrame: self._on_award}
@@ -69,17 +85,29 @@ class Worker:
             self._idle = trio.Event()
             await self._idle.wait()
 
+    def end_all(self) -> None:
+        """End what is being served, each with a receipt for what was delivered."""
+        for segment in self._active.values():
+            segment.drain()
+
     async def _on_award(self, session: Session, inbound: Inbound) -> None:
         frame, channel = inbound.frame, inbound.channel
         assert isinstance(frame, AwardFrame)
         assert channel is not None
         assert self._nursery is not None
+        if not self._quotas.spend(session.peer, 1, self._ports.clock.monotonic_s()):
+            await self._refuse(channel, frame.award.statement, None, RATE_LIMITED)
+            return
         award = signing.verify(frame.award, self._ports.domain, session.peer)
         if award.client != session.peer or award.worker != self._address or award.job != frame.job:
             raise PeerError("an award for somebody else")
-        if self._limit.available_tokens < 1:
+        if self._pending.total() >= AWARDS_PENDING_MAX:
             await self._refuse(channel, award, None, Objection(code=Refused.BUSY))
             return
+        if self._pending[session.peer] >= self._config.jobs_per_client_max:
+            await self._refuse(channel, award, None, TOO_MANY)
+            return
+        self._pending[session.peer] += 1
         self._nursery.start_soon(partial(self._serve, session, channel, frame))
 
     async def _serve(self, session: Session, channel: Channel, frame: AwardFrame) -> None:
@@ -87,29 +115,35 @@ class Worker:
         digest = signing.digest(award, self._ports.domain)
         terms = self._seller.terms_for(award.terms)
         try:
-            async with self._limit:
-                with ExitStack() as undo:
-                    objection = await self._admit(session, frame, terms, digest, undo)
-                    if objection is None and terms is not None:
-                        job = job_worker.start(award, digest, terms.statement)
-                        await self._run(session, channel, job)
-                        return
-                await self._refuse(channel, award, terms, objection or UNKNOWN_TERMS)
-        except SessionLost:
-            log.info("client left", job=award.job.hex())
+            with ExitStack() as undo:
+                objection = await self._admit(session, frame, terms, digest, undo)
+                if objection is None and terms is not None:
+                    job = job_worker.start(award, digest, terms.statement)
+                    await self._run(session, channel, job)
+                    return
+            await self._refuse(channel, award, terms, objection or UNKNOWN_TERMS)
         except PeerError as error:
             log.info("session closed", peer=signing.checksum(session.peer), reason=str(error))
             session.close(str(error))
         finally:
             channel.close()
+            self._pending[session.peer] -= 1
+            if not self._pending[session.peer]:
+                del self._pending[session.peer]
 
     async def _run(self, session: Session, channel: Channel, job: job_worker.WorkerJob) -> None:
-        self._active[job.digest] = session.peer
+        segment = self._active[job.digest] = Segment(job, channel, self._ports)
         try:
-            job = await Segment(job, channel, self._ports).run(session.peer)
+            job = await segment.run(session.peer)
         finally:
             del self._active[job.digest]
             self._idle.set()
+        self._disowned.note(
+            job.award.payer,
+            disowned_micro=job.disowned_micro,
+            paid_micro=job.paid_micro,
+            now_s=self._ports.clock.monotonic_s(),
+        )
         log.info(
             "segment ended",
             job=job.award.job.hex(),
@@ -137,6 +171,8 @@ class Worker:
         objection = self._objection(award, terms.statement)
         if objection is not None:
             return objection
+        if terms.statement.prepay and frame.voucher is None:
+            return Objection(code=Refused.PREPAY_REQUIRED)
         refused = await payee.admit(award=award, terms=terms.statement)
         if refused is not None:
             return Objection(
@@ -152,16 +188,32 @@ class Worker:
             )
         except Duplicate:
             return Objection(code=Refused.DUPLICATE)
-        if terms.statement.prepay and frame.voucher is None:
-            return Objection(code=Refused.PREPAY_REQUIRED)
-        if frame.voucher is not None:
+        return await self._prepaid(session, frame, terms.statement, digest)
+
+    async def _prepaid(
+        self, session: Session, frame: AwardFrame, terms: Terms, digest: Hash
+    ) -> Objection | None:
+        """Take the award's voucher; it has to bring what the terms ask for."""
+        payee = self._ports.payee
+        if frame.voucher is None:
+            return None
+        try:
             await payee.on_voucher(session.peer, frame.voucher)
-        return None
+        except Unavailable as error:
+            return Objection(code=Refused.CHAIN_UNAVAILABLE, detail=str(error)[:DETAIL_MAX])
+        with trio.move_on_after(PREPAY_S):
+            await payee.wait_paid_above(digest, terms.prepay - 1)
+            return None
+        return Objection(code=Refused.PREPAY_REQUIRED, detail="the voucher brings less")
 
     def _objection(self, award: Award, terms: Terms) -> Objection | None:
+        if self._seller.draining:
+            return Objection(code=Refused.DRAINING)
         blocked = {entry.lower() for entry in self._config.block}
         if blocked & {f"0x{award.client.hex()}", f"0x{award.payer.hex()}"}:
             return Objection(code=Refused.BLOCKED)
+        if self._disowned.exceeded(award.payer, self._ports.clock.monotonic_s()):
+            return Objection(code=Refused.UNPAID, detail="too much was delivered and disowned")
         if award.tokens_in + award.output_max > terms.context_max:
             return Objection(code=Refused.CONTEXT_TOO_LONG)
         if not 0 < award.output_max <= terms.output_max:
@@ -183,13 +235,18 @@ class Worker:
         offer = None
         if terms is not None:
             offer = self._seller.fresh_offer(terms.statement.model, tokens_in=award.tokens_in)
-        await channel.send(
-            Refusal(
-                job=award.job,
-                subject=signing.digest(award, self._ports.domain),
-                code=why.code,
-                detail=why.detail,
-                offer=offer,
-                lock_total=why.lock_total,
-            )
+        refusal = Refusal(
+            job=channel.job,
+            subject=signing.digest(award, self._ports.domain),
+            code=why.code,
+            detail=why.detail,
+            offer=offer,
+            lock_total=why.lock_total,
         )
+        try:
+            with trio.move_on_after(REPLY_S):
+                await channel.send(refusal)
+        except SessionLost:
+            log.info("client left", job=award.job.hex())
+        finally:
+            channel.close()

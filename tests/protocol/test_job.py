@@ -9,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.errors import PeerError
-from node.protocol import chain_hash, codec, signing
+from node.protocol import chain_hash, codec, logprobs, signing
 from node.protocol import job_client as client
 from node.protocol import job_worker as worker
 from node.protocol.frames import Chunk, End, Refusal, Refused
+from node.protocol.logprobs import TokenLogprob
 from node.protocol.statements import (
     Acceptance,
     Award,
@@ -299,6 +300,15 @@ def test_a_lost_worker_is_paid_for_what_came() -> None:
     assert (link.c.cut.position, link.c.cut.reason) == (2, CutoffReason.LOST)
 
 
+def test_an_acceptance_after_the_cutoff_comes_too_late() -> None:
+    link = Link(the_award=award(), the_terms=terms())
+    link.hear(client.GiveUp(reason=CutoffReason.STALLED, why="no acceptance"))
+    for named in (DIGEST, b"o" * 32):
+        link.hear(client.Accepted(acceptance=Acceptance(award=named, accepted_ms=1)))
+        assert link.c.phase is client.Phase.CUT
+        assert link.c.failure == "no acceptance"
+
+
 def test_a_refusal_ends_it_unpaid() -> None:
     link = Link(the_award=award(), the_terms=terms())
     refusal = Refusal(
@@ -317,6 +327,67 @@ def test_missing_vouchers_end_the_job_with_its_delivery_on_record() -> None:
     assert link.receipt is not None
     assert link.receipt.tokens_out == delivered
     assert link.receipt.finish == Finish.UNPAID
+
+
+def test_an_answer_that_ended_unpaid_is_given_up_like_any_other() -> None:
+    """Without it the worker would wait for that payment for ever."""
+    link = joined()
+    link.work(worker.Generated(ids=tuple(range(1, 41))))
+    link.work(worker.Stopped(finish=Finish.STOP))  # the engine is done; the client pays nothing
+    assert link.w.blocked
+    delivered = len(link.sent)
+    link.work(worker.Stopped(finish=Finish.UNPAID))
+    assert link.receipt is not None
+    assert (link.receipt.finish, link.receipt.tokens_out) == (Finish.UNPAID, delivered)
+    assert link.engine_stopped
+
+
+def test_more_than_a_chunk_holds_goes_out_in_several_at_once() -> None:
+    link = Link(the_award=award(output_max=20_000, cap=10**9), the_terms=terms(quantum=10**9))
+    link.begin()
+    ids = tuple(n % 1000 + 1 for n in range(10_000))
+    link.work(worker.Generated(ids=ids))
+    assert tuple(link.sent) == ids
+    assert not link.w.held
+
+
+def test_log_probabilities_travel_with_their_ids_however_these_are_split() -> None:
+    told = tuple(TokenLogprob(chosen=-n / 8, top=((n, -1.0),) * 20) for n in range(300))
+    records = tuple(logprobs.encode((each,)) for each in told)
+    link = Link(the_award=award(output_max=400), the_terms=terms(quantum=400))
+    link.begin()
+    seen: list[TokenLogprob] = []
+    job, effects = worker.step(link.w, worker.Generated(ids=tuple(range(300)), logprobs=records), 0)
+    while job.held:
+        job, more = worker.step(job, worker.Paid(total_micro=job.earned_micro), 0)
+        effects += more
+    for effect in effects:
+        if isinstance(effect, worker.Emit) and isinstance(effect.frame, Chunk):
+            codec.decode_frame(codec.encode_frame(effect.frame)[codec.LENGTH_SIZE :])
+            ids = codec.unpack_ids(effect.frame.data)
+            seen += logprobs.decode(effect.frame.logprobs, len(ids))
+    assert tuple(seen) == told
+
+
+def test_what_a_cutoff_takes_back_is_disowned_unless_it_was_paid() -> None:
+    link = joined()
+    link.work(worker.Generated(ids=tuple(range(1, 11))))
+    start = Cutoff(award=DIGEST, position=0, chain=link.w.award.chain, reason=1)
+    cut, _ = worker.step(link.w, worker.CutOff(cutoff=start, chain_here=start.chain), 0)
+    assert cut.disowned_micro == 10 + 10 * 7
+    assert cut.receipt is not None
+    assert (cut.receipt.amount, cut.receipt.first_token_ms) == (0, 0)
+    paid, _ = worker.step(link.w, worker.Paid(total_micro=30), 0)
+    paid, _ = worker.step(paid, worker.CutOff(cutoff=start, chain_here=start.chain), 0)
+    assert paid.disowned_micro == 50
+
+
+def test_a_cutoff_is_saved_before_what_follows_from_it() -> None:
+    link = joined()
+    here = link.w.chain
+    cutoff = Cutoff(award=DIGEST, position=0, chain=here, reason=1)
+    _, effects = worker.step(link.w, worker.CutOff(cutoff=cutoff, chain_here=here), 0)
+    assert effects[0] == worker.KeepCutoff()
 
 
 @pytest.mark.parametrize(
@@ -344,7 +415,9 @@ ACTIONS = st.lists(
     st.one_of(
         st.tuples(st.just("make"), st.integers(0, 30), st.integers(1, 12)),
         st.tuples(st.sampled_from(["to_client", "to_worker"]), st.just(0), st.just(0)),
-        st.tuples(st.sampled_from(["cancel", "drain", "lose"]), st.just(0), st.just(0)),
+        st.tuples(
+            st.sampled_from(["cancel", "drain", "lose", "stop", "unpaid"]), st.just(0), st.just(0)
+        ),
     ),
     max_size=60,
 )
@@ -377,6 +450,10 @@ def test_money_rules_hold_under_any_interleaving(
             link.hear(client.GiveUp(reason=CutoffReason.CANCELLED, why=""))
         elif name == "drain":
             link.work(worker.Stopped(finish=Finish.DRAINED))
+        elif name == "stop":
+            link.work(worker.Stopped(finish=Finish.STOP))
+        elif name == "unpaid":
+            link.work(worker.Stopped(finish=Finish.UNPAID))
         elif name == "lose":
             link.hear(client.Gone(why="lost"))
             link.to_client.clear()
@@ -391,6 +468,8 @@ def test_money_rules_hold_under_any_interleaving(
         assert link.c.receipt is not None or link.c.cut is not None, "nothing says where it ended"
     if link.c.receipt is not None:
         assert link.c.receipt.amount == link.c.accepted_micro
+    link.work(worker.Stopped(finish=Finish.UNPAID))
+    assert link.w.receipt is not None, "a client that does nothing any more holds it open"
 
 
 def test_digest_is_of_the_award_alone() -> None:

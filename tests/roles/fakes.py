@@ -116,6 +116,8 @@ class FakeSession:
         self._ended = trio.Event()
         self.frozen = False
         """A peer that was stopped: what it sends never arrives."""
+        self.deaf = False
+        """A peer that takes nothing: what is sent to it waits until the session ends."""
         self.dropped = 0
         """Frames for channels that nobody has open."""
         self.sent: list[Frame] = []
@@ -143,6 +145,8 @@ class FakeSession:
     async def send(self, frame: Frame) -> None:
         assert not isinstance(frame, TRANSPORT_OWN), "the transport sends this itself"
         await trio.lowlevel.checkpoint()
+        if self.deaf:
+            await self._ended.wait()
         if self._lost is not None:
             raise SessionLost(self._lost)
         arriving = codec.decode_frame(codec.encode_frame(frame)[codec.LENGTH_SIZE :])
@@ -176,6 +180,11 @@ class FakeSession:
         self._other.lose(f"the peer closed the session: {reason}")
 
     # What follows is for the other end and for tests.
+
+    @property
+    def open_jobs(self) -> set[bytes]:
+        """Channels that nobody has closed."""
+        return set(self._channels)
 
     def join(self, other: "FakeSession") -> None:
         self._other = other
