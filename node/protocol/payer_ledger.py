@@ -37,6 +37,7 @@ from node.protocol.payer_state import (
     SendVoucher,
     SignedLock,
     Step,
+    TabTaken,
     VoucherDraft,
 )
 from node.protocol.statements import Voucher
@@ -90,6 +91,13 @@ def promised_micro(state: PayerState, *, reserved: bool = True) -> int:
     return claims + _locked_elsewhere(state)
 
 
+def owed_micro(state: PayerState, payee: Address) -> int:
+    """What a payee may come to claim for segments: vouchered and not redeemed, or reserved."""
+    owed = sum(tab.owed_micro for tab in state.tabs.values() if tab.tab.payee == payee)
+    reserved = (r for r in state.reservations.values() if state.tabs[r.tab].tab.payee == payee)
+    return owed + sum(each.claim_micro for each in reserved)
+
+
 def available_micro(state: PayerState) -> int:
     """What may still be promised; negative when the deposit shrank under promises."""
     deposit = state.funds.deposit_micro if state.funds else 0
@@ -139,7 +147,7 @@ def _reserve(state: PayerState, event: Reserve, now_s: int) -> Step:
         tab = PayerTab(id=event.tab_id, tab=event.tab, worker=event.worker)
     elif tab.worker != event.worker:
         # Vouchers of one tab are one sequence; two nodes would each see half of it.
-        raise Unavailable("another worker keeps this payee's tab")
+        raise TabTaken("another worker keeps this payee's tab")
     reservation = Reservation(
         job=event.job,
         attempt=event.attempt,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from node.errors import Unavailable
 from node.protocol.fields import Address, Hash, JobId
 from node.protocol.frames import Rise
 from node.protocol.receipts_tree import EMPTY, Frontier, InclusionProof
@@ -13,6 +14,10 @@ RESERVATIONS_MAX = 4096
 """Open at the same time, over all workers."""
 SegmentRef = tuple[JobId, int]
 """Job and attempt: names a segment among one client's own."""
+
+
+class TabTaken(Unavailable):
+    """Another worker keeps the tab that these terms would be paid on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

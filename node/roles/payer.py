@@ -117,6 +117,16 @@ class Payer:
         """What all payees together may take from the deposit, reservations included."""
         return payer_ledger.promised_micro(self._book.state)
 
+    def owed_micro(self, payee: Address) -> int:
+        """What a payee may come to claim for segments: vouchered and not redeemed, or reserved."""
+        return payer_ledger.owed_micro(self._book.state, payee)
+
+    def locked_micro(self, payee: Address) -> int:
+        """What a payee's lock held when the escrow was last read."""
+        funds = self._book.state.funds
+        seen = funds.locks.get(payee) if funds else None
+        return seen.amount_micro if seen else 0
+
     @property
     def reservations(self) -> tuple[Reservation, ...]:
         """Segments with money still reserved; after a restart those that a crash left behind."""
