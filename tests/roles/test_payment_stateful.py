@@ -304,14 +304,14 @@ class Payments(RuleBasedStateMachine):
         self.escrow.pass_time(draw(st.sampled_from([1, 700])))
 
     def do_read_payer(self, draw: Draw) -> None:
-        self.read_payer(gap=draw(st.integers(0, 3)))
+        self.read_payer(gap=draw(st.integers(0, 3)), behind=draw(st.integers(0, 3)))
 
-    def read_payer(self, gap: int) -> None:
-        """The chain is read in two calls; blocks may become final in between."""
+    def read_payer(self, gap: int, behind: int = 0) -> None:
+        """The chain is read in two calls, of a node that may be behind; blocks pass in between."""
         tabs = list(self.payer.tabs)
-        before = self.escrow.blocks[max(0, len(self.escrow.blocks) - 1 - self.escrow.lag - gap)]
+        at = len(self.escrow.blocks) - 1 - self.escrow.lag - behind
+        before, final = self.escrow.blocks[max(0, at - gap)], self.escrow.blocks[max(0, at)]
         paid = {tab: before.paid.get(tab, 0) for tab in tabs}
-        final = self.escrow.final
         views = {
             payee: self.escrow.view_at(final, payer=PAYER, payee=payee, signer=PAYER)
             for payee in self.watched or {WORKERS[0]}
