@@ -161,24 +161,30 @@ class OnnxEngine:
 
     def _load(self, model: OnnxModel) -> _Loaded:
         decoder = Decoder(model.graph, threads=self._threads)
+        loop = Loop(
+            decoder,
+            slots=self._slots,
+            vocab=model.manifest.vocab,
+            tokens_per_s_max=self._tokens_per_s_max,
+            deliver=self._deliver,
+        )
+        try:
+            described = self._described(model, decoder)
+        except Unavailable as error:  # nothing that waiting would change
+            raise ConfigError(f"{model.graph}: {error}") from error
+        return _Loaded(model=model, loop=loop, described=described)
+
+    def _described(self, model: OnnxModel, decoder: Decoder) -> EngineModel:
         manifest = model.manifest
         if (width := decoder.vocab()) != manifest.vocab:
             raise ConfigError(f"{model.graph}: {width} logits, the manifest says {manifest.vocab}")
-        described = EngineModel(
+        return EngineModel(
             manifest=manifest,
             context=manifest.context,
             slots=self._slots,
             rates=measure(decoder, manifest, slots=self._slots, limit_tps=self._tokens_per_s_max),
             exact=True,
         )
-        loop = Loop(
-            decoder,
-            slots=self._slots,
-            vocab=manifest.vocab,
-            tokens_per_s_max=self._tokens_per_s_max,
-            deliver=self._deliver,
-        )
-        return _Loaded(model=model, loop=loop, described=described)
 
     def _deliver(self, happened: Sequence[Happened]) -> None:
         """From a loop's thread to the event loop: one hand-over per turn."""

@@ -41,7 +41,8 @@ def without_positions(path: Path) -> Path:
         helper.make_node("Gather", ["own_ids_shape", "at_one"], ["own_fresh"], axis=0),
         helper.make_node("Sub", ["own_total", "own_fresh"], ["own_past"]),
         helper.make_node("Range", ["own_past", "own_total", "step_one"], ["own_range"]),
-        helper.make_node("Unsqueeze", ["own_range", "axis_zero"], ["position_ids"]),
+        helper.make_node("Unsqueeze", ["own_range", "axis_zero"], ["own_row"]),
+        helper.make_node("Expand", ["own_row", "own_ids_shape"], ["position_ids"]),
     ]
     model.graph.initializer.extend(constants)
     for node in reversed(nodes):
