@@ -100,6 +100,7 @@ async def open_buyer(config: Config, key: bytes, stores: Stores) -> AsyncIterato
             transport=transport,
             files=FolderFiles(Home(config.home).files),
             clock=clock,
+            rng=rng,
             discover_s=config.client.discover_s,
         )
         client = Client(
@@ -128,6 +129,7 @@ async def open_buyer(config: Config, key: bytes, stores: Stores) -> AsyncIterato
         )
         for role in (payer, hints, market, dispatcher):
             await nursery.start(role.run)
+        await client.recover()
         yield Buyer(
             address=address,
             transport=transport,

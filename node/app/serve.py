@@ -20,6 +20,9 @@ from node.config import Config
 from node.errors import ExitCode
 from node.protocol.signing import checksum
 
+LAST_VOUCHERS_S = 3.0
+"""How long receipts of segments that the drain ended may take to be paid."""
+
 
 def run(config: Config, *, around: Around = unchanged) -> int:
     """Serve until told to stop; returns the exit code.
@@ -50,7 +53,7 @@ async def _serve(config: Config, around: Around) -> int:
 
 
 async def _drain(config: Config, vendor: Vendor, signals: AsyncIterator[int]) -> None:
-    """Take nothing new; let running segments end; a second signal ends them."""
+    """Take nothing new; let running segments end, or end them in time; a second signal is final."""
     vendor.seller.drain()
     if not vendor.worker.active:
         return
@@ -63,11 +66,15 @@ async def _drain(config: Config, vendor: Vendor, signals: AsyncIterator[int]) ->
         await anext(signals)
         nursery.cancel_scope.cancel()
 
-    with trio.move_on_after(config.worker.drain_s):
+    with trio.move_on_after(config.worker.drain_s) as patience:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(stop_on_signal)
             await vendor.worker.wait_idle()
             nursery.cancel_scope.cancel()
+    if patience.cancelled_caught:
+        vendor.worker.end_all()
+        with trio.move_on_after(LAST_VOUCHERS_S):
+            await vendor.worker.wait_idle()
 
 
 def _say_ready(vendor: Vendor) -> None:

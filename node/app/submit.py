@@ -19,15 +19,17 @@ from node.app.submit_request import SubmitRequest
 from node.app.submit_view import SubmitView
 from node.app.unlock import session_key
 from node.config import Config
-from node.errors import ExitCode, PeerError, UsageError
+from node.errors import ConfigError, ExitCode, NodeError, PeerError, UsageError
 from node.protocol.fields import Address
 from node.protocol.frames import SamplingFields
 from node.protocol.statements import CutoffReason
 from node.protocol.stops import Output
 from node.roles.answer import Answer
 from node.roles.catalog import ClientModel
-from node.roles.client import Order, Outcome
+from node.roles.client import Outcome
+from node.roles.job_run import Abandoned
 from node.roles.market import Preferences
+from node.roles.order import Order
 
 HOME_WAIT_S = 120.0
 """How long other commands of this home are waited for."""
@@ -53,39 +55,61 @@ async def _submit(config: Config, request: SubmitRequest, *, json: bool) -> int:
             open_buyer(config, key, stores) as buyer,
         ):
             view.ready()
-            model = await buyer.catalog.load(await buyer.catalog.find(request.model))
+            model = await buyer.catalog.choose(request.model)
             chat = ChatText.of(model.files)
             order = _order(config, request, model, chat)
             answer = _answer(request, model, chat, view)
-            outcome, interrupted = await _run(buyer, order, answer, view, request)
-        path = receipts.save(home.transcripts, outcome.job, outcome.transcript, outcome.disclosure)
-    report = view.ended(
-        outcome, model=model.manifest.name, text=answer.text, path=str(path.absolute())
-    )
+            outcome, ended_by = await _run(buyer, order, answer, view, request)
+        path, unsaved = _save(home, outcome)
+    report = view.ended(outcome, model=model.manifest.name, text=answer.text, path=path)
     if json:
         sys.stdout.write(json_lib.dumps(report) + "\n")
-    if interrupted:
-        return ExitCode.INTERRUPTED
+    if unsaved is not None:
+        raise unsaved  # after the answer, which is paid for
+    if ended_by is not None:
+        return ended_by
     if outcome.failure:
         view.say(f"error: {outcome.failure}")
         return ExitCode.TRY_AGAIN
     return ExitCode.OK
 
 
+def _save(home: Home, outcome: Outcome) -> tuple[str | None, ConfigError | None]:
+    try:
+        path = receipts.save(home.transcripts, outcome.job, outcome.transcript, outcome.disclosure)
+    except ConfigError as error:
+        return None, error
+    return str(path.absolute()), None
+
+
 async def _run(
     buyer: Buyer, order: Order, answer: Answer, view: SubmitView, request: SubmitRequest
-) -> tuple[Outcome, bool]:
-    """The outcome, and whether the user ended it."""
-    interrupted = False
+) -> tuple[Outcome, ExitCode | None]:
+    """The outcome; and how to exit, if the user ended the job.
+
+    Raises:
+        KeyboardInterrupt: The user ended it before a worker had it, or did not wait for its end.
+        NodeError: There is no answer, not even a part of one.
+    """
+    ended_by: ExitCode | None = None
+    outcome: Outcome | None = None
+    failure: NodeError | None = None
+
+    async def cancel(code: ExitCode) -> None:
+        nonlocal ended_by
+        ended_by = ended_by or code
+        await buyer.client.cancel(CutoffReason.CANCELLED, "cancelled")
 
     async def watch_signals() -> None:
-        nonlocal interrupted
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            async for _ in signals:
-                if interrupted:
-                    raise KeyboardInterrupt
-                interrupted = True
-                await buyer.client.cancel(CutoffReason.CANCELLED, "cancelled")
+            await anext(signals)
+            nursery.start_soon(cancel, ExitCode.INTERRUPTED)
+            await anext(signals)
+            raise KeyboardInterrupt
+
+    async def watch_reader() -> None:
+        await view.reader_gone.wait()
+        await cancel(ExitCode.FAILED)
 
     async def watch_time() -> None:
         await trio.sleep(request.timeout_s)
@@ -93,11 +117,19 @@ async def _run(
         await buyer.client.cancel(CutoffReason.DEADLINE, why)
 
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch_signals)
-        nursery.start_soon(watch_time)
-        outcome = await buyer.client.run(order, answer, view)
+        for watch in (watch_signals, watch_reader, watch_time):
+            nursery.start_soon(watch)
+        try:
+            outcome = await buyer.client.run(order, answer, view)
+        except NodeError as error:  # raised again outside, where no group wraps it
+            failure = error
         nursery.cancel_scope.cancel()
-    return outcome, interrupted
+    if outcome is not None:
+        return outcome, ended_by
+    if ended_by is ExitCode.INTERRUPTED and isinstance(failure, Abandoned):
+        raise KeyboardInterrupt
+    assert failure is not None
+    raise failure
 
 
 def _order(config: Config, request: SubmitRequest, model: ClientModel, chat: ChatText) -> Order:
@@ -162,4 +194,4 @@ def _answer(request: SubmitRequest, model: ClientModel, chat: ChatText, view: Su
         max_tokens=request.max_tokens,
         ignore_eos=request.ignore_eos,
     )
-    return Answer(output, on_text=view.text)
+    return Answer(output, on_text=view.text, vocab=model.manifest.vocab)

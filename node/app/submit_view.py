@@ -1,14 +1,18 @@
 """What a person sees of a job: the answer on stdout, all else on stderr; or one JSON object."""
 
+import os
 import sys
 import time
 from typing import Any
 
+import trio
+
 from node.app.submit_request import SubmitRequest
+from node.app.terminal import harmless, one_line
 from node.protocol.auction_record import AuctionRecord
 from node.protocol.frames import Refusal, Refused
 from node.protocol.signing import checksum
-from node.protocol.statements import Finish
+from node.protocol.statements import Finish, Lock
 from node.roles.client import Outcome
 from node.roles.market import Candidate, Effect, Event
 from node.units import MS_PER_S, format_micro
@@ -26,7 +30,9 @@ class SubmitView:
         """When the network was up, from the command's start; likewise the others."""
         self.awarded_s: float | None = None
         self.first_token_s: float | None = None
-        self._refusals = 0
+        self.reader_gone = trio.Event()
+        """Set once stdout takes no more."""
+        self._terminal = sys.stdout.isatty()
 
     def ready(self) -> None:
         """The node is on the network."""
@@ -50,30 +56,49 @@ class SubmitView:
         detail = f" ({refusal.detail})" if refusal.detail else ""
         self.say(f"{worker} refused: {code}{detail}; looking for another")
 
+    def failed(self, candidate: Candidate, why: str) -> None:
+        """It gave nothing."""
+        self.say(f"{checksum(candidate.session.peer)}: {why}; looking for another")
+
+    def locking(self, candidate: Candidate, lock: Lock) -> None:
+        """It gives no credit, and there is no other choice."""
+        worker, amount = checksum(candidate.session.peer), format_micro(lock.total)
+        self.say(f"{worker} gives no credit; locking {amount} of the deposit for it, please wait")
+
     def text(self, piece: str) -> None:
         """More of the answer."""
         if self.first_token_s is None:
             self.first_token_s = self._elapsed_s()
         if not self._json:
-            sys.stdout.write(piece)
-            sys.stdout.flush()
+            self._write(harmless(piece) if self._terminal else piece)
 
     def say(self, line: str) -> None:
         """One line for a person who watches."""
         if not self._json:
-            sys.stderr.write(line + "\n")
+            sys.stderr.write(one_line(line) + "\n")
 
-    def ended(self, outcome: Outcome, *, model: str, text: str, path: str) -> dict[str, Any]:
+    def ended(self, outcome: Outcome, *, model: str, text: str, path: str | None) -> dict[str, Any]:
         """Show how it went; returns the same as plain values."""
         report = self._report(outcome, model=model, text=text, path=path)
         if not self._json:
             if text and not text.endswith("\n"):
-                sys.stdout.write("\n")
-                sys.stdout.flush()
+                self._write("\n")
             self._summary(outcome, path)
         return report
 
-    def _report(self, outcome: Outcome, *, model: str, text: str, path: str) -> dict[str, Any]:
+    def _write(self, text: str) -> None:
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except OSError:
+            # Nobody reads any more (`| head`), or its disk is full.  Say nothing more, not even
+            # from the interpreter's own flush at the end.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            self.reader_gone.set()
+
+    def _report(
+        self, outcome: Outcome, *, model: str, text: str, path: str | None
+    ) -> dict[str, Any]:
         job, terms = outcome.attempt.job, outcome.attempt.job.terms
         return {
             "job_id": outcome.job.hex(),
@@ -103,14 +128,15 @@ class SubmitView:
             "receipt": path,
         }
 
-    def _summary(self, outcome: Outcome, path: str) -> None:
+    def _summary(self, outcome: Outcome, path: str | None) -> None:
         job = outcome.attempt.job
         self.say(
             f"{job.award.tokens_in} tokens in, {job.tokens_out} out, "
             f"{format_micro(job.accepted_micro)} paid; first token after "
             f"{self.first_token_s or 0:.2f} s, {self._elapsed_s():.2f} s in all"
         )
-        self.say(f"receipt: {path}")
+        if path is not None:
+            self.say(f"receipt: {path}")
 
     def _elapsed_s(self) -> float:
         return time.monotonic() - self._started_s

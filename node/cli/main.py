@@ -90,8 +90,10 @@ def _failed(error: BaseException) -> int:
     if interrupted:
         click.echo("interrupted", err=True)
         return ExitCode.INTERRUPTED
+    from node.app.terminal import one_line
+
     first = expected[0]
-    click.echo(f"error: {first}", err=True)
+    click.echo(f"error: {one_line(str(first))}", err=True)
     if first.hint:
         click.echo(f"hint: {first.hint}", err=True)
     return first.exit_code

@@ -1,7 +1,7 @@
 """One segment of a job, as its client sees it: a pure state machine.
 
     AWARDED ──acceptance──▶ STREAMING ──end──▶ ENDED ──receipt──▶ DONE
-       │ refusal               │ cutoff ──▶ CUT ──receipt, or none in time──▶ DONE
+       │ refusal, cutoff       │ cutoff ──▶ CUT ──receipt, or none in time──▶ DONE
        └── lost ───────────────┴── lost ──▶ DONE
 
 The client counts the tokens itself.  What the worker bills is accepted only where it equals that
@@ -165,7 +165,7 @@ Step = tuple[ClientJob, tuple[Effect, ...]]
 
 OVERBILLED = CutoffReason.OVERBILLED
 HONEST_CUTS = (CutoffReason.CANCELLED, CutoffReason.DEADLINE, CutoffReason.STALLED)
-"""After these the worker's receipt for the accepted part is still waited for."""
+"""After these the worker's receipt for the accepted part is waited for, if it had accepted."""
 
 
 def start(award: Award, digest: Hash, terms: Terms, *, prepaid_micro: int = 0) -> ClientJob:
@@ -228,8 +228,6 @@ def cost_at(job: ClientJob, tokens_out: int) -> int:
 
 
 def _accepted(job: ClientJob, event: Accepted) -> Step:
-    if job.phase is Phase.CUT:
-        return job, ()  # too late: nothing will be delivered under it
     if event.acceptance.award != job.digest:
         return _cut(job, CutoffReason.BAD_STATEMENT, "the acceptance names another award")
     if job.phase is not Phase.AWARDED:
@@ -327,7 +325,8 @@ def _cut(job: ClientJob, reason: CutoffReason, why: str) -> Step:
         return replace(job, phase=Phase.DONE, failure=job.failure or why), ()
     cutoff = Cutoff(award=job.digest, position=job.position, chain=job.chain, reason=reason)
     failure = "" if reason is CutoffReason.CANCELLED else why
-    phase = Phase.CUT if reason in HONEST_CUTS else Phase.DONE
+    waits = reason in HONEST_CUTS and job.phase is not Phase.AWARDED
+    phase = Phase.CUT if waits else Phase.DONE
     job = replace(job, phase=phase, cut=cutoff, failure=failure)
     job, paid = _pay_delivered(job)
     return job, (Cut(cutoff=cutoff), *paid)

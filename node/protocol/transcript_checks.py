@@ -10,20 +10,16 @@ from typing import Any, Final
 from node.errors import PeerError, SignatureError
 from node.protocol import chain_hash, limits, receipts_tree, signing, tabs, transcript
 from node.protocol.fields import ZERO_ADDRESS, ZERO_HASH, Address, Hash, Signed
+from node.protocol.segment_times import check_clocks, check_receipt_ending
 from node.protocol.signing import checksum
 from node.protocol.statements import (
-    Acceptance,
     CutoffReason,
-    Finish,
     Progress,
     Receipt,
     Tier,
 )
 from node.protocol.transcript import Payment, SealedTranscript, Segment
-from node.units import MS_PER_S, cost_micro, format_micro
-
-CLOCKS_APART_MS_MAX: Final = 24 * 3600 * MS_PER_S
-"""Strangers' clocks differ; by a day they don't."""
+from node.units import cost_micro, format_micro
 
 TranscriptCheck = Callable[[SealedTranscript], str]
 
@@ -55,27 +51,6 @@ def cost_at(segment: Segment, *, tokens_cached: int, tokens_out: int) -> int:
         price_cached=terms.price_cached,
         price_out=terms.price_out,
     )
-
-
-def check_receipt_ending(accepted: Acceptance, progress: Progress | None, receipt: Receipt) -> None:
-    """A receipt's times and reason, which a client checks before it accepts the receipt.
-
-    All of them are of the worker's clock, which must not go backwards within a segment.
-
-    Raises:
-        PeerError: A time is out of order, or the reason is unknown.
-    """
-    if receipt.finish not in list(Finish):
-        raise PeerError(f"unknown reason {receipt.finish} for the end")
-    if receipt.accepted_ms != accepted.accepted_ms:
-        raise PeerError("receipt and acceptance differ in the time of acceptance")
-    if receipt.accepted_ms > receipt.ended_ms:
-        raise PeerError("it ended before it was accepted")
-    in_time = receipt.accepted_ms <= receipt.first_token_ms <= receipt.ended_ms
-    if (receipt.tokens_out or receipt.first_token_ms) and not in_time:
-        raise PeerError("the first token is outside the segment's time")
-    if progress is not None and not receipt.accepted_ms <= progress.at_ms <= receipt.ended_ms:
-        raise PeerError("the progress is outside the segment's time")
 
 
 def _seal(sealed: SealedTranscript) -> str:
@@ -207,8 +182,7 @@ def _times(sealed: SealedTranscript) -> str:
         if segment.acceptance is None:
             continue
         accepted = segment.acceptance.statement
-        if abs(accepted.accepted_ms - issued_ms) > CLOCKS_APART_MS_MAX:
-            raise PeerError("award and acceptance are more than a day apart")
+        check_clocks(award, accepted)
         progress = segment.progress.statement if segment.progress else None
         if segment.receipt is not None:
             check_receipt_ending(accepted, progress, segment.receipt.statement)

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+from node.errors import PeerError
+from node.protocol import limits, logprobs
 from node.protocol.logprobs import TokenLogprob
 from node.protocol.statements import Finish
 from node.protocol.stops import Output
@@ -12,40 +14,97 @@ FINISH = {"stop": Finish.STOP, "length": Finish.LENGTH}
 class Answer:
     """Grows as ids are accepted.  Only accepted ids are shown, kept and paid for."""
 
-    def __init__(self, output: Output, *, on_text: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        output: Output,
+        *,
+        on_text: Callable[[str], None],
+        vocab: int = 2**32,
+        logprobs_asked: int = 0,
+    ) -> None:
         """
         Args:
             output: Counts, decodes and finds the end.
             on_text: Given each new piece of text; must be quick.
+            vocab: The model's ids are below this.
+            logprobs_asked: As in the request: 0 for none, else 1 + the alternatives per token.
         """
         self._output = output
         self._on_text = on_text
+        self._vocab = vocab
+        self._logprobs_asked = logprobs_asked
         self._pending: list[str] = []
         """Text of ids that arrived and are not yet accepted, one entry each."""
+        self._text_bytes = 0
+        self._broken = False
+        """Ids were looked at that can't be accepted: what is held back is not only the answer's."""
         self.ids: list[int] = []
         self.logprobs: list[TokenLogprob] = []
         self.text = ""
 
+    @property
+    def untouched(self) -> bool:
+        """No id was looked at: another worker may begin it."""
+        return self._output.count == 0
+
     def complete_after(self, ids: tuple[int, ...]) -> tuple[int, Finish] | None:
-        """How many of these next ids complete the output, and how; None if they don't."""
+        """How many of these next ids complete the output, and how; None if they don't.
+
+        To be asked only about ids that come right after the accepted ones.
+
+        Raises:
+            PeerError: They are not of the model, the tokenizer fails on them, or they come to more
+                text than a job may have.
+        """
         self._pending.clear()
-        for count, token in enumerate(ids, start=1):
-            piece = self._output.push(token)
-            self._pending.append(piece.text)
-            if piece.finish is not None:
-                return count, FINISH[piece.finish]
+        if max(ids, default=0) >= self._vocab:
+            raise PeerError("an id that is not in the model's vocabulary")
+        try:
+            for count, token in enumerate(ids, start=1):
+                piece = self._output.push(token)
+                self._pending.append(self._bounded(piece.text))
+                if piece.finish is not None:
+                    return count, FINISH[piece.finish]
+        except PeerError:
+            self._broken = True
+            raise
         return None
 
-    def accept(self, ids: tuple[int, ...], logprobs: tuple[TokenLogprob, ...]) -> None:
+    def read_logprobs(self, data: bytes, count: int) -> tuple[TokenLogprob, ...]:
+        """The log probabilities that came with `count` ids.
+
+        Raises:
+            PeerError: Nobody asked for them, or for that many; or they are malformed.
+        """
+        if data and not self._logprobs_asked:
+            raise PeerError("log probabilities that nobody asked for")
+        told = logprobs.decode(data, count)
+        if any(len(each.top) >= self._logprobs_asked for each in told):
+            raise PeerError("more log probabilities than were asked for")
+        return told
+
+    def accept(self, ids: tuple[int, ...], told: tuple[TokenLogprob, ...]) -> None:
         """The first of the ids last looked at are the answer's next."""
         self.ids += ids
-        self.logprobs += logprobs
+        self.logprobs += told
         self._show("".join(self._pending[: len(ids)]))
         self._pending.clear()
 
     def close(self) -> None:
         """No more will come: text that was held back for a stop string or a character is shown."""
-        self._show(self._output.rest())
+        if self._broken:
+            return
+        try:
+            self._show(self._bounded(self._output.rest()))
+        except PeerError:
+            self._broken = True  # the tokenizer has no text for it
+
+    def _bounded(self, text: str) -> str:
+        # A tokenizer comes from strangers: a few ids may stand for any amount of text.
+        self._text_bytes += len(text.encode(errors="replace"))
+        if self._text_bytes > limits.OUTPUT_BYTES_MAX:
+            raise PeerError("more text than a job may have")
+        return text
 
     def _show(self, text: str) -> None:
         self.text += text

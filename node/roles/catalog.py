@@ -1,24 +1,35 @@
 """Which models the market sells, and the files of theirs that a client needs, by hash."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import random
+import re
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 
 import structlog
+import trio
 
-from node.errors import NoPeers, PeerError, Unavailable
+from node.errors import NodeError, NoPeers, PeerError, Unavailable
 from node.protocol import manifest
 from node.protocol.announcements import ANY_MODEL
 from node.protocol.fields import Address, Hash
 from node.protocol.manifest import FileRole, Manifest
+from node.protocol.signing import checksum
 from node.roles.files import fetch
 from node.roles.hints import Hints
 from node.roles.market import Market
 from node.roles.ports import Clock, Files, Session, Transport
+from node.roles.pulse import Pulse
 
 log = structlog.get_logger("catalog")
 
 CLIENT_FILE_BYTES_MAX = 32 * 1024 * 1024
 LOOK_EVERY_S = 0.5
+SETTLE_S = 1.0
+"""How long answers that are under way are waited for before a name is taken for the first hash."""
+HEDGE_S = 2.0
+"""A worker that has not sent a file by then is not waited for alone: another is asked as well."""
+FETCHES_MAX = 4
+FETCH_S = 60.0
 NAMES_SHOWN_MAX = 8
 
 
@@ -46,33 +57,56 @@ class Catalog:
         transport: Transport,
         files: Files,
         clock: Clock,
+        rng: random.Random,
         discover_s: float,
     ) -> None:
+        """
+        Args:
+            hints: Who announces what.
+            market: Who is in reach.
+            transport: Sessions.
+            files: What was fetched before.
+            clock: Monotonic.
+            rng: Whom to ask first: an order that workers could foresee would be one to push into.
+            discover_s: How long to look for somebody to ask.
+        """
         self._hints = hints
         self._market = market
         self._transport = transport
         self._files = files
         self._clock = clock
+        self._rng = rng
         self._discover_s = discover_s
 
-    async def find(self, name: str) -> Hash:
-        """The id of the model that a person names: a 0x-hash, a name, or "" for the usual one.
+    async def choose(self, name: str) -> ClientModel:
+        """The model that a person names: by its 0x-hash, by a name, or "" for the usual one.
+
+        Anybody may announce a model under any name.  So a name goes on meaning the model that it
+        meant here before, as long as somebody sells that; else the one that most workers sell;
+        and the next one, if what is announced can't be had or calls itself something else.
 
         Raises:
-            NoPeers: Nobody announces such a model.
+            NoPeers: Nobody sells such a model, or nobody sends its files.
+            PeerError: What the hash names is no model.
         """
-        if name.startswith("0x") and len(name) == 66:
-            return bytes.fromhex(name[2:])
+        if re.fullmatch("0x[0-9a-fA-F]{64}", name):
+            return await self.load(bytes.fromhex(name[2:]))
         self._hints.follow(ANY_MODEL)
-        give_up_s = self._clock.monotonic_s() + self._discover_s
-        while True:
-            found = self._named(name)
-            if found is not None:
-                return found
-            left_s = give_up_s - self._clock.monotonic_s()
-            if left_s <= 0:
-                raise NoPeers(self._not_found(name), hint="node market shows what is sold")
-            await self._hints.changed.wait_at_most(min(left_s, LOOK_EVERY_S))
+        tried: set[Hash] = set()
+        failure: NodeError | None = None
+        await self._wait_for(name)
+        while (model := self._named(name, tried)) is not None:
+            try:
+                found = await self.load(model)
+            except (NoPeers, PeerError) as error:
+                failure = error
+            else:
+                if not name or _announced(found.manifest.name) == name.casefold():
+                    return found
+                failure = NoPeers(f"0x{model.hex()} is announced as {name}, and is another model")
+            log.warning("model passed over", model=model.hex(), reason=str(failure))
+            tried.add(model)
+        raise failure or NoPeers(self._not_found(name), hint="node market shows what is sold")
 
     async def load(self, model: Hash) -> ClientModel:
         """Manifest and client's files, from disk or from any worker that sells the model.
@@ -89,14 +123,27 @@ class Catalog:
             files[entry.role] = await self._file(model, entry.sha256, size_max)
         return ClientModel(manifest=described, files=files)
 
-    def _named(self, name: str) -> Hash | None:
-        """Most sold first; the hash decides among equals, so that all clients choose alike."""
+    async def _wait_for(self, name: str) -> None:
+        """Return when the name is known, and what is being asked has been answered."""
+        began_s = self._clock.monotonic_s()
+        while True:
+            found, passed_s = self._named(name, ()), self._clock.monotonic_s() - began_s
+            if found is not None and self._files.read(found) is not None:
+                return
+            settled = not self._hints.searching(ANY_MODEL) or passed_s >= SETTLE_S
+            if (found is not None and settled) or passed_s >= self._discover_s:
+                return
+            await self._hints.changed.wait_at_most(LOOK_EVERY_S)
+
+    def _named(self, name: str, tried: Collection[Hash]) -> Hash | None:
+        """Used before, then most sold first; the hash decides among equals, for all alike."""
         wanted = name.casefold()
         sold = sorted(
-            ((-count, model) for model, (title, count) in self._hints.models().items()
-             if not wanted or title.casefold() == wanted)
-        )  # fmt: skip
-        return sold[0][1] if sold else None
+            (self._files.read(model) is None, -count, model)
+            for model, (title, count) in self._hints.models().items()
+            if model not in tried and (not wanted or title.casefold() == wanted)
+        )
+        return sold[0][2] if sold else None
 
     def _not_found(self, name: str) -> str:
         names = sorted({title for title, _ in self._hints.models().values()})
@@ -108,22 +155,58 @@ class Catalog:
         content = self._files.read(sha256)
         if content is not None:
             return content
-        tried: set[Address] = set()
+        search = _Search(sha256=sha256, size_max=size_max)
         give_up_s = self._clock.monotonic_s() + self._discover_s
-        while self._clock.monotonic_s() < give_up_s:
-            for session in self._sellers(model, tried):
-                tried.add(session.peer)
-                try:
-                    content = await fetch(session, sha256, size_max=size_max)
-                except (PeerError, Unavailable) as error:
-                    log.info("file not fetched", reason=str(error))
-                    continue
-                self._files.write(content)
-                return content
-            await self._hints.changed.wait_at_most(LOOK_EVERY_S)
-        raise NoPeers("no worker of this model could be reached")
+        with trio.move_on_after(FETCH_S):
+            async with trio.open_nursery() as nursery:
+                while search.content is None:
+                    worker = self._next_seller(model, search)
+                    if worker is not None:
+                        search.asked.add(worker.peer)
+                        search.running += 1
+                        nursery.start_soon(search.ask, worker)
+                    elif not search.running and self._clock.monotonic_s() >= give_up_s:
+                        break
+                    await search.changed.wait_at_most(HEDGE_S if worker else LOOK_EVERY_S)
+                nursery.cancel_scope.cancel()
+        if search.content is None:
+            raise NoPeers(
+                "no worker sent the model's files"
+                if search.asked
+                else "no worker of this model could be reached"
+            )
+        self._files.write(search.content)
+        return search.content
 
-    def _sellers(self, model: Hash, tried: set[Address]) -> Iterable[Session]:
+    def _next_seller(self, model: Hash, search: "_Search") -> Session | None:
+        if search.running >= FETCHES_MAX:
+            return None
         sessions = self._transport.sessions()
-        workers = self._market.reached(model).workers - tried
-        return [sessions[worker] for worker in sorted(workers) if worker in sessions]
+        workers = sorted((self._market.reached(model).workers - search.asked) & sessions.keys())
+        return sessions[self._rng.choice(workers)] if workers else None
+
+
+def _announced(name: str) -> str:
+    """A model's name as announcements have room for it (`AnnouncedModel.name`)."""
+    return name.encode()[:64].decode(errors="ignore").casefold()
+
+
+@dataclass(slots=True, kw_only=True)
+class _Search:
+    """One file, asked for from several workers."""
+
+    sha256: Hash
+    size_max: int
+    asked: set[Address] = field(default_factory=set)
+    running: int = 0
+    content: bytes | None = None
+    changed: Pulse = field(default_factory=Pulse)
+
+    async def ask(self, session: Session) -> None:
+        try:
+            self.content = await fetch(session, self.sha256, size_max=self.size_max)
+        except (PeerError, Unavailable) as error:
+            log.info("file not fetched", worker=checksum(session.peer), reason=str(error))
+        finally:
+            self.running -= 1
+            self.changed.ring()

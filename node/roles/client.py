@@ -2,96 +2,32 @@
 
 import json
 import random
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, replace
+from typing import Any
 
 import structlog
 import trio
 
 from node.config import ClientConfig
-from node.errors import NodeError, SessionLost, Unavailable, WalletError
-from node.protocol import chain_hash, codec, job_client, limits, signing
-from node.protocol.auction_record import AuctionRecord
-from node.protocol.fields import ZERO_HASH, Address, Hash, JobId, Signed
-from node.protocol.frames import (
-    AwardFrame,
-    LockFrame,
-    Refusal,
-    Refused,
-    Request,
-    RequestData,
-    SamplingFields,
-    VoucherFrame,
-)
+from node.errors import NodeError, Unavailable, WalletError
+from node.protocol import chain_hash, job_client, signing
+from node.protocol.fields import ZERO_HASH, Address, JobId
+from node.protocol.frames import AwardFrame, Refused, VoucherFrame
 from node.protocol.job_client import ClientJob
-from node.protocol.statements import Award, CutoffReason, Terms, Tier, Voucher
+from node.protocol.payer_state import TabTaken
+from node.protocol.statements import Award, CutoffReason, Terms
 from node.roles import sealing
 from node.roles.answer import Answer
-from node.roles.market import Auction, Candidate, Effect, Event, Market, Need, Preferences
+from node.roles.guarantee import await_lock, give_lock
+from node.roles.job_run import Attempt, JobRun, Watcher
+from node.roles.market import Auction, Candidate, Market
+from node.roles.order import Order, send_order
 from node.roles.payer import Payer
-from node.roles.ports import Channel, Session, Transport
+from node.roles.ports import Session, Transport
 from node.roles.purchase import Evidence, Purchase, PurchasePorts
 from node.roles.stores import JobState
-from node.units import cost_micro
 
 log = structlog.get_logger("client")
-
-LOCK_LIFE_S = 24 * 3600
-"""How long a lock that a worker asked for binds the deposit."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Order:
-    """A job as the client wants it done, rendered and counted."""
-
-    model: Hash
-    prompt: tuple[int, ...]
-    sampling: SamplingFields
-    output_max: int
-    stop: tuple[str, ...] = ()
-    ignore_eos: bool = False
-    seed: int | None = None
-    """None: drawn here, after the price is bound."""
-    preferences: Preferences
-
-    @property
-    def need(self) -> Need:
-        """What workers are told before one is chosen."""
-        return Need(
-            model=self.model,
-            tier=Tier.IDS,
-            tokens_in=len(self.prompt),
-            output_max=self.output_max,
-        )
-
-
-class Watcher(Protocol):
-    """Is told how a job goes."""
-
-    def market(self, event: Event | Effect) -> None:
-        """Something happened in the auction."""
-        ...
-
-    def awarded(self, candidate: Candidate, record: AuctionRecord) -> None:
-        """A worker was chosen and is being sent the job; the record says from what and why."""
-        ...
-
-    def refused(self, candidate: Candidate, refusal: Refusal) -> None:
-        """It would not; another is looked for."""
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
-    """One award and what came of it."""
-
-    job: ClientJob
-    evidence: Evidence
-    voucher: Signed[Voucher] | None
-    request: bytes
-    awarded_s: float
-    first_token_s: float | None
-    ended_s: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,21 +46,6 @@ class Outcome:
     def failure(self) -> str:
         """What ended it early; empty when nothing did."""
         return self.attempt.job.failure
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Run:
-    """One job under way."""
-
-    order: Order
-    answer: Answer
-    watcher: Watcher
-    job: JobId
-    seed: int
-    auction: Auction
-    attempts: int = 0
-    purchase: Purchase | None = None
-    cancelled: str = ""
 
 
 class Client:
@@ -158,7 +79,7 @@ class Client:
         self._account = payer_account
         self._config = config
         self._rng = rng
-        self._runs: set[_Run] = set()
+        self._runs: set[JobRun] = set()
 
     async def run(self, order: Order, answer: Answer, watcher: Watcher) -> Outcome:
         """Auction a job, buy it and seal its transcript.
@@ -173,12 +94,16 @@ class Client:
         job = self._rng.randbytes(16)
         auction = self._market.auction(order.need, order.preferences, observer=watcher.market)
         seed = self._rng.getrandbits(64) if order.seed is None else order.seed
-        run = _Run(order=order, answer=answer, watcher=watcher, job=job, seed=seed, auction=auction)
-        self._runs.add(run)
+        run = JobRun(
+            order=order, answer=answer, watcher=watcher, job=job, seed=seed, auction=auction
+        )
         await self._ports.store.begin_job(job=job, model=order.model, at_ms=self._unix_ms())
+        self._runs.add(run)
         try:
             return await self._settle(run, await self._buy(run))
         except NodeError as error:
+            # While all of this node ends, the reason is not this one.
+            await trio.lowlevel.checkpoint_if_cancelled()
             await self._failed(run, str(error))
             raise
         finally:
@@ -188,29 +113,85 @@ class Client:
     async def cancel(self, reason: CutoffReason, why: str) -> None:
         """Cut off every job under way: what was delivered is paid, kept and proven."""
         for run in tuple(self._runs):
-            run.cancelled = why
+            run.cancel(why)
             if run.purchase is not None:
                 await run.purchase.cancel(reason, why)
 
-    async def _buy(self, run: _Run) -> Attempt:
-        while True:
-            candidate = await run.auction.next()
-            if run.cancelled:
-                raise Unavailable(run.cancelled)
-            run.watcher.awarded(candidate, run.auction.record())
-            attempt = await self._attempt(run, candidate)
-            refusal = attempt.job.refusal
-            if refusal is None:
-                self._measure(candidate, attempt)
-                return attempt
-            run.watcher.refused(candidate, refusal)
-            if refusal.code == Refused.LOCK_REQUIRED:
-                await self._offer_lock(candidate, refusal)
-            run.auction.refused(candidate, refusal)
+    async def recover(self) -> None:
+        """Free what jobs of a process that died had set aside; what they had accepted is paid."""
+        for each in self._payer.reservations:
+            if each.closed or self._payer.halted:
+                continue
+            try:
+                await self._payer.release(job=each.job, attempt=each.attempt)
+            except WalletError as error:
+                log.warning("an earlier job is not settled", job=each.job.hex(), reason=str(error))
 
-    async def _attempt(self, run: _Run, candidate: Candidate) -> Attempt:
+    async def _buy(self, run: JobRun) -> Attempt:
+        while True:
+            with run.cancellable():
+                run.begun = True
+                candidate = await run.auction.next()
+            objection = run.objection(candidate, escrow=self._ports.domain.escrow)
+            if objection:
+                run.auction.lost(candidate, objection)
+                continue
+            run.watcher.awarded(candidate, run.auction.record())
+            attempt = await self._try(run, candidate)
+            if attempt is not None:
+                return attempt
+
+    async def _try(self, run: JobRun, candidate: Candidate) -> Attempt | None:
+        """Award to one worker; None if nothing came of it and another may do the job."""
+        try:
+            attempt = await self._attempt(run, candidate)
+        except (_NotSent, TabTaken) as error:
+            self._pass_over(run, candidate, str(error))
+            return None
+        except NodeError:
+            self._market.turned_down(candidate, None, its_fault=False)
+            raise
+        job = attempt.job
+        if job.refusal is not None:
+            run.lost_micro += job.accepted_micro
+            await self._refused(run, candidate, job)
+            return None
+        if job.failure and not job.tokens_out and run.answer.untouched and not run.cancelled:
+            run.lost_micro += job.accepted_micro
+            self._pass_over(run, candidate, job.failure)
+            return None
+        self._measure(candidate, attempt)
+        return attempt
+
+    def _pass_over(self, run: JobRun, candidate: Candidate, why: str) -> None:
+        run.watcher.failed(candidate, why)
+        run.auction.lost(candidate, why)
+
+    async def _refused(self, run: JobRun, candidate: Candidate, job: ClientJob) -> None:
+        refusal = job.refusal
+        assert refusal is not None
+        run.watcher.refused(candidate, refusal)
+        if refusal.code == Refused.LOCK_REQUIRED and run.needs_lock(job.terms.worker):
+            lock = await give_lock(
+                self._payer,
+                candidate.session,
+                payee=job.terms.payee,
+                total_micro=refusal.lock_total,
+                cap_micro=job.award.cap,
+                clock=self._ports.clock,
+            )
+            if lock is not None:
+                run.lock = lock.statement
+                run.watcher.locking(candidate, run.lock)
+                with run.cancellable():
+                    await await_lock(self._payer, run.lock)
+                # Its terms have run out meanwhile; it pushes new ones.
+                refusal = replace(refusal, offer=None)
+        run.auction.refused(candidate, refusal)
+
+    async def _attempt(self, run: JobRun, candidate: Candidate) -> Attempt:
         terms = candidate.terms.statement
-        request = self._request(run)
+        request = run.order.request(self._rng.randbytes(32))
         award = self._award(run, candidate, request)
         digest = signing.digest(award, self._ports.domain)
         await self._payer.reserve(
@@ -224,6 +205,7 @@ class Client:
         try:
             signed = signing.sign(award, self._ports.domain, self._ports.key)
             await self._ports.store.save_award(digest=digest, award=signed, terms=candidate.terms)
+            run.check()
             prepaid = await self._prepay(run, terms, award)
             job = job_client.start(award, digest, terms, prepaid_micro=terms.prepay)
             evidence = Evidence(terms=candidate.terms, award=signed)
@@ -243,40 +225,37 @@ class Client:
 
     async def _purchase(
         self,
-        run: _Run,
+        run: JobRun,
         session: Session,
         job: ClientJob,
         evidence: Evidence,
         request: bytes,
         prepaid: VoucherFrame | None,
     ) -> Purchase:
-        channel = session.open_channel(run.job)
-        run.purchase = Purchase(job, channel, run.answer, self._ports, evidence=evidence)
+        run.check()
+        try:
+            channel = session.open_channel(run.job)
+        except Unavailable as error:
+            raise _NotSent(str(error)) from error
+        purchase = run.purchase = Purchase(job, channel, run.answer, self._ports, evidence=evidence)
+        failure: NodeError | None = None
         try:
             async with trio.open_nursery() as nursery:
                 # Beside the purchase: a refusal may come before the request is out.
                 frame = AwardFrame(job=run.job, award=evidence.award, voucher=prepaid)
-                nursery.start_soon(_send_order, channel, frame, request)
-                await run.purchase.run()
+                nursery.start_soon(send_order, channel, frame, request)
+                try:
+                    await purchase.run()
+                except NodeError as error:  # raised again outside, where no group wraps it
+                    failure = error
                 nursery.cancel_scope.cancel()
-            return run.purchase
         finally:
             channel.close()
+        if failure is not None:
+            raise failure
+        return purchase
 
-    def _request(self, run: _Run) -> bytes:
-        order = run.order
-        return codec.encode(
-            Request(
-                salt=self._rng.randbytes(32),
-                prompt=codec.pack_ids(order.prompt),
-                prefix=b"",
-                sampling=order.sampling,
-                stop=order.stop,
-                ignore_eos=order.ignore_eos,
-            )
-        )
-
-    def _award(self, run: _Run, candidate: Candidate, request: bytes) -> Award:
+    def _award(self, run: JobRun, candidate: Candidate, request: bytes) -> Award:
         order, terms = run.order, candidate.terms.statement
         return Award(
             client=self._transport.address,
@@ -289,7 +268,7 @@ class Client:
             request_bytes=len(request),
             tokens_in=len(order.prompt),
             output_max=order.output_max,
-            cap=_cost(order, terms),
+            cap=order.cost_micro(terms),
             seed=run.seed,
             position=0,
             chain=chain_hash.start(self._transport.address, run.job),
@@ -297,24 +276,12 @@ class Client:
             issued_ms=self._unix_ms(),
         )
 
-    async def _prepay(self, run: _Run, terms: Terms, award: Award) -> VoucherFrame | None:
+    async def _prepay(self, run: JobRun, terms: Terms, award: Award) -> VoucherFrame | None:
         if terms.prepay == 0:
             return None
         return await self._payer.prepay(
             job=run.job, attempt=award.attempt, amount_micro=terms.prepay
         )
-
-    async def _offer_lock(self, candidate: Candidate, refusal: Refusal) -> None:
-        """The worker wants a guarantee: give it one if the deposit allows, and go on meanwhile."""
-        try:
-            lock = await self._payer.make_lock(
-                payee=candidate.terms.statement.payee,
-                total_micro=refusal.lock_total,
-                expiry_s=self._unix_ms() // 1000 + LOCK_LIFE_S,
-            )
-            await candidate.session.send(LockFrame(lock=lock))
-        except (WalletError, Unavailable) as error:
-            log.info("no lock", worker=signing.checksum(candidate.session.peer), reason=str(error))
 
     def _measure(self, candidate: Candidate, attempt: Attempt) -> None:
         job, first_s = attempt.job, attempt.first_token_s
@@ -329,7 +296,7 @@ class Client:
             ok=not job.failure,
         )
 
-    async def _settle(self, run: _Run, attempt: Attempt) -> Outcome:
+    async def _settle(self, run: JobRun, attempt: Attempt) -> Outcome:
         """Seal what happened, and keep it."""
         proof = await self._payer.receipt_proof(job=run.job, attempt=attempt.job.award.attempt)
         file, disclosure = sealing.seal(
@@ -361,13 +328,15 @@ class Client:
         )
         return outcome
 
-    async def _failed(self, run: _Run, why: str) -> None:
-        summary = json.dumps({"failure": why, "auction": run.auction.record().to_json()}).encode()
+    async def _failed(self, run: JobRun, why: str) -> None:
+        summary: dict[str, Any] = {"failure": why}
+        if run.begun:
+            summary["auction"] = run.auction.record().to_json()
         await self._ports.store.finish_job(
             job=run.job,
             state=JobState.FAILED,
             at_ms=self._unix_ms(),
-            summary=summary,
+            summary=json.dumps(summary).encode(),
             transcript=b"",
         )
 
@@ -375,23 +344,5 @@ class Client:
         return self._ports.clock.unix_ms()
 
 
-def _cost(order: Order, terms: Terms) -> int:
-    """Most that the job can cost on these terms, in micro."""
-    return cost_micro(
-        tokens_in=len(order.prompt),
-        tokens_cached=0,
-        tokens_out=order.output_max,
-        price_in=max(terms.price_in, terms.price_cached),
-        price_cached=0,
-        price_out=terms.price_out,
-    )
-
-
-async def _send_order(channel: Channel, frame: AwardFrame, request: bytes) -> None:
-    try:
-        await channel.send(frame)
-        for offset in range(0, len(request), limits.DATA_BYTES_MAX):
-            data = request[offset : offset + limits.DATA_BYTES_MAX]
-            await channel.send(RequestData(job=channel.job, offset=offset, data=data))
-    except SessionLost as error:
-        log.info("order not delivered", reason=str(error))  # the purchase hears of it as well
+class _NotSent(Unavailable):
+    """The award never left."""

@@ -2,6 +2,7 @@
 
 import hashlib
 import secrets
+from collections import Counter
 from collections.abc import Callable
 
 import structlog
@@ -9,7 +10,7 @@ import trio
 
 from node.errors import PeerError, Unavailable
 from node.protocol import limits
-from node.protocol.fields import Hash
+from node.protocol.fields import Address, Hash
 from node.protocol.frames import ErrorFrame, Fault, FileData, FileWanted
 from node.roles.dispatch import Handlers
 from node.roles.ports import Channel, Files, Inbound, Session
@@ -19,6 +20,11 @@ log = structlog.get_logger("files")
 TRANSFER_S = 60.0
 TRANSFERS_MAX = 32
 """Files being sent at once, over all peers."""
+TRANSFERS_PER_PEER_MAX = 4
+PART_BYTES_MIN = 1024
+"""Parts of a file are this large on average: frames cost more than bytes."""
+REPLY_S = 5.0
+"""How long a refusal may wait for a peer that does not read."""
 
 
 class FileServer:
@@ -26,7 +32,8 @@ class FileServer:
 
     def __init__(self, files: Files) -> None:
         self._files = files
-        self._slots = trio.CapacityLimiter(TRANSFERS_MAX)
+        self._running: Counter[Address] = Counter()
+        """Transfers by peer."""
         self._nursery: trio.Nursery | None = None
         self.handlers: Handlers = {FileWanted: self._on_wanted}
 
@@ -37,32 +44,50 @@ class FileServer:
             task_status.started()
             await trio.sleep_forever()
 
-    async def _on_wanted(self, _session: Session, inbound: Inbound) -> None:
+    async def _on_wanted(self, session: Session, inbound: Inbound) -> None:
         frame, channel = inbound.frame, inbound.channel
         assert isinstance(frame, FileWanted)
         assert channel is not None
         assert self._nursery is not None
-        content = self._files.read(frame.sha256)
-        if content is None or self._slots.available_tokens < 1:
-            detail = "no such file" if content is None else "too many transfers"
-            await channel.send(ErrorFrame(job=frame.job, code=Fault.NOT_FOUND, detail=detail))
-            channel.close()
+        peer = session.peer
+        if self._running.total() >= TRANSFERS_MAX or self._running[peer] >= TRANSFERS_PER_PEER_MAX:
+            await _refuse(channel, "too many transfers")
             return
-        self._nursery.start_soon(self._send, channel, content)
+        self._running[peer] += 1
+        self._nursery.start_soon(self._serve, peer, channel, frame.sha256)
 
-    async def _send(self, channel: Channel, content: bytes) -> None:
+    async def _serve(self, peer: Address, channel: Channel, sha256: Hash) -> None:
         try:
-            async with self._slots:
-                with trio.move_on_after(TRANSFER_S):
-                    for offset in range(0, max(len(content), 1), limits.DATA_BYTES_MAX):
-                        data = content[offset : offset + limits.DATA_BYTES_MAX]
-                        await channel.send(
-                            FileData(job=channel.job, offset=offset, size=len(content), data=data)
-                        )
+            # Off the loop: a file is read and hashed whole.
+            content = await trio.to_thread.run_sync(self._files.read, sha256)
+            if content is None:
+                await _refuse(channel, "no such file")
+                return
+            with trio.move_on_after(TRANSFER_S):
+                await _send(channel, content)
         except Unavailable as error:
             log.info("transfer ended", reason=str(error))
         finally:
             channel.close()
+            self._running[peer] -= 1
+            if not self._running[peer]:
+                del self._running[peer]
+
+
+async def _send(channel: Channel, content: bytes) -> None:
+    for offset in range(0, max(len(content), 1), limits.DATA_BYTES_MAX):
+        data = content[offset : offset + limits.DATA_BYTES_MAX]
+        await channel.send(FileData(job=channel.job, offset=offset, size=len(content), data=data))
+
+
+async def _refuse(channel: Channel, detail: str) -> None:
+    try:
+        with trio.move_on_after(REPLY_S):
+            await channel.send(ErrorFrame(job=channel.job, code=Fault.NOT_FOUND, detail=detail))
+    except Unavailable as error:
+        log.info("transfer ended", reason=str(error))
+    finally:
+        channel.close()
 
 
 async def fetch(
@@ -99,7 +124,7 @@ async def fetch(
 
 
 async def _collect(channel: Channel, size_max: int) -> bytes:
-    content = bytearray()
+    content, parts = bytearray(), 0
     while True:
         frame = await channel.receive()
         if isinstance(frame, ErrorFrame):
@@ -109,7 +134,8 @@ async def _collect(channel: Channel, size_max: int) -> bytes:
         if frame.size > size_max or len(content) + len(frame.data) > frame.size:
             raise PeerError("a file larger than announced or allowed")
         content += frame.data
+        parts += 1
         if len(content) == frame.size:
             return bytes(content)
-        if not frame.data:
-            raise PeerError("an empty part of a file")
+        if len(content) < (parts - 1) * PART_BYTES_MIN or not frame.data:
+            raise PeerError("a file in too small parts")

@@ -1,14 +1,14 @@
 """Runs one segment at the client: `protocol.job_client` with its inputs and effects."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import assert_never
 
 import structlog
 import trio
 
-from node.errors import PeerError, SessionLost
-from node.protocol import codec, job_client, logprobs, signing
+from node.errors import NodeError, PeerError, SessionLost
+from node.protocol import codec, job_client, signing
 from node.protocol.fields import Signed
 from node.protocol.frames import (
     AcceptanceFrame,
@@ -22,6 +22,8 @@ from node.protocol.frames import (
     Refusal,
 )
 from node.protocol.job_client import ClientJob, Phase
+from node.protocol.logprobs import TokenLogprob
+from node.protocol.segment_times import check_clocks, check_receipt_ending
 from node.protocol.statements import (
     Acceptance,
     Award,
@@ -31,17 +33,21 @@ from node.protocol.statements import (
     Receipt,
     Terms,
 )
-from node.protocol.transcript_checks import check_receipt_ending
 from node.roles.answer import Answer
 from node.roles.payer import Payer
 from node.roles.ports import Channel, Clock
 from node.roles.stores import ClientStore
+from node.units import MS_PER_S
 
 log = structlog.get_logger("client")
 
 ACCEPTANCE_S = 5.0
 RECEIPT_S = 5.0
 """How long the receipt may take after the end, or after a cutoff."""
+CUTOFF_S = 2.0
+"""How long a cutoff may wait for a worker that reads nothing."""
+FIRST_TOKEN_S_MAX = 60.0
+"""Promises of a first token later than this are not waited for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +60,7 @@ class PurchasePorts:
     store: ClientStore
     clock: Clock
     silence_s: float
-    """No token for this long: the worker is cut off."""
+    """No token for this long: the worker is cut off.  For the first one its promise is added."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -91,58 +97,88 @@ class Purchase:
         self._pay_wake = trio.Event()
         self._over = False
         """All effects are performed: no further payment will be wanted."""
+        self._turns = trio.Lock()
+        """One event at a time, with all that follows from it: `cancel` comes from another task."""
+        self._waiting = trio.CancelScope()
+        self._failure: NodeError | None = None
         self.accepted_s: float | None = None
         self.first_token_s: float | None = None
         self._last_s = 0.0
         self._seen = Evidence(terms=evidence.terms, award=evidence.award)
         """What arrived last, accepted or not."""
-        self._logprobs: tuple[logprobs.TokenLogprob, ...] = ()
+        self._logprobs: tuple[TokenLogprob, ...] = ()
 
     async def run(self) -> ClientJob:
-        """Until the segment has ended and every voucher for it is saved and on its way."""
+        """Until the segment has ended and every voucher for it is saved and on its way.
+
+        Raises:
+            WalletError: The deposit no longer covers what was accepted.
+            StoreFailed, CorruptState: Signing has stopped; nothing unsaved was sent.
+        """
         self._last_s = self._ports.clock.monotonic_s()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._pay)
-            while self.job.phase is not Phase.DONE:
-                await self._turn()
-            self._over = True
-            self._pay_wake.set()
+            nursery.start_soon(self._pay, nursery.cancel_scope)
+            try:
+                while self.job.phase is not Phase.DONE:
+                    await self._turn()
+                async with self._turns:  # what a cancel began is done before this returns
+                    self._over = True
+                    self._pay_wake.set()
+            except NodeError as error:  # raised again outside, where no group wraps it
+                self._failure = error
+                nursery.cancel_scope.cancel()
+        if self._failure is not None:
+            raise self._failure
         return self.job
 
     async def cancel(self, reason: CutoffReason, why: str) -> None:
         """Accept nothing more; `run` goes on until the worker's receipt is there, or overdue."""
-        await self._apply(job_client.GiveUp(reason=reason, why=why))
+        async with self._turns:
+            if self._failure is None:
+                await self._apply(job_client.GiveUp(reason=reason, why=why))
+                self._waiting.cancel()  # what is waited for now is another thing
 
     async def _turn(self) -> None:
         frame: Frame | None = None
+        lost = ""
         try:
-            with trio.move_on_after(self._patience_s()):
+            with trio.move_on_after(self._patience_s()) as self._waiting:
                 frame = await self._channel.receive()
         except SessionLost as error:
-            await self._apply(job_client.Gone(why=str(error)))
-            return
-        event = self._overdue() if frame is None else self._event_of(frame)
-        if event is not None:
-            await self._apply(event)
+            lost = str(error) or "connection lost"
+        async with self._turns:
+            event: job_client.Event | None = job_client.Gone(why=lost)
+            if not lost:
+                event = self._overdue() if frame is None else self._event_of(frame)
+            if event is not None:
+                await self._apply(event)
 
     def _patience_s(self) -> float:
         limit_s = {
             Phase.AWARDED: ACCEPTANCE_S,
-            Phase.STREAMING: self._ports.silence_s,
+            Phase.STREAMING: self._silence_s,
             Phase.ENDED: RECEIPT_S,
             Phase.CUT: RECEIPT_S,
         }.get(self.job.phase, math.inf)
         return max(0.0, self._last_s + limit_s - self._ports.clock.monotonic_s())
 
+    @property
+    def _silence_s(self) -> float:
+        """Before the first token a worker has the time that it promised, within reason."""
+        if self.job.tokens_out:
+            return self._ports.silence_s
+        promised_s = self.job.terms.first_token_ms / MS_PER_S
+        return self._ports.silence_s + min(promised_s, FIRST_TOKEN_S_MAX)
+
     def _overdue(self) -> job_client.Event | None:
-        if self._ports.clock.monotonic_s() < self._last_s:
-            return None
+        if self._patience_s() > 0:
+            return None  # something else happened just now
         match self.job.phase:
             case Phase.AWARDED:
                 why = f"no acceptance within {ACCEPTANCE_S:g} s"
                 return job_client.GiveUp(reason=CutoffReason.STALLED, why=why)
             case Phase.STREAMING:
-                why = f"no token for {self._ports.silence_s:g} s"
+                why = f"no token for {self._silence_s:g} s"
                 return job_client.GiveUp(reason=CutoffReason.STALLED, why=why)
             case _:
                 return job_client.ReceiptOverdue()
@@ -151,13 +187,16 @@ class Purchase:
         try:
             return self._decoded(frame)
         except PeerError as error:
-            return job_client.GiveUp(reason=CutoffReason.BAD_STATEMENT, why=str(error))
+            data = isinstance(frame, Chunk)
+            reason = CutoffReason.BAD_DATA if data else CutoffReason.BAD_STATEMENT
+            return job_client.GiveUp(reason=reason, why=str(error))
 
     def _decoded(self, frame: Frame) -> job_client.Event | None:
         worker, domain = self.job.terms.worker, self._ports.domain
         match frame:
             case AcceptanceFrame():
                 acceptance = signing.verify(frame.acceptance, domain, worker)
+                check_clocks(self.job.award, acceptance)
                 self._seen.acceptance = frame.acceptance
                 return job_client.Accepted(acceptance=acceptance)
             case Refusal():
@@ -166,9 +205,9 @@ class Purchase:
                 return self._received(frame)
             case ProgressFrame():
                 self._seen.progress = frame.progress
-                return job_client.Progressed(
-                    progress=signing.verify(frame.progress, domain, worker)
-                )
+                progress = signing.verify(frame.progress, domain, worker)
+                self._check_going_on(progress)
+                return job_client.Progressed(progress=progress)
             case End():
                 return job_client.Ended(finish=frame.finish, position=frame.position)
             case ReceiptFrame():
@@ -181,21 +220,33 @@ class Purchase:
             case _:
                 raise PeerError(f"unexpected {type(frame).__name__} in a job")
 
+    def _check_going_on(self, progress: Progress) -> None:
+        accepted = self.evidence.acceptance
+        if accepted is None:
+            raise PeerError("a running total before the acceptance")
+        if progress.at_ms < accepted.statement.accepted_ms:
+            raise PeerError("the running total is older than the acceptance")
+
     def _check_ending(self, receipt: Receipt) -> None:
         accepted, progress = self.evidence.acceptance, self.evidence.progress
         if accepted is None:
             raise PeerError("a receipt before the acceptance")
         last = progress.statement if progress is not None else None
         check_receipt_ending(accepted.statement, last, receipt)
+        if last is not None and last.tokens_cached != receipt.tokens_cached:
+            raise PeerError("receipt and running total differ in cached tokens")
 
     def _received(self, frame: Chunk) -> job_client.Received:
         ids = codec.unpack_ids(frame.data)
-        self._logprobs = logprobs.decode(frame.logprobs, len(ids))
-        done = self._answer.complete_after(ids) if self.job.complete is None else None
-        count, finish = done if done is not None else (None, None)
-        return job_client.Received(
-            position=frame.position, ids=ids, complete_after=count, finish=finish
-        )
+        plain = job_client.Received(position=frame.position, ids=ids)
+        job = self.job
+        if job.phase is not Phase.STREAMING or job.complete or frame.position != job.position:
+            return plain  # won't be accepted: it must not touch the answer
+        self._logprobs = self._answer.read_logprobs(frame.logprobs, len(ids))
+        done = self._answer.complete_after(ids)
+        if done is None:
+            return plain
+        return replace(plain, complete_after=done[0], finish=done[1])
 
     async def _apply(self, event: job_client.Event) -> None:
         before = self.job
@@ -206,15 +257,15 @@ class Purchase:
         if before.phase is Phase.AWARDED and self.job.phase is Phase.STREAMING:
             self.accepted_s = now_s
         if self.job.cut is before.cut:
-            await self._keep(event)
+            await self._keep(event, before.phase)
         for effect in effects:
             await self._perform(effect, now_s)
 
-    async def _keep(self, event: job_client.Event) -> None:
+    async def _keep(self, event: job_client.Event, phase: Phase) -> None:
         """Statements that were accepted are evidence, and on disk before they are paid."""
         store, seen, kept = self._ports.store, self._seen, self.evidence
         match event:
-            case job_client.Accepted():
+            case job_client.Accepted() if phase is Phase.AWARDED:
                 assert seen.acceptance is not None
                 kept.acceptance = seen.acceptance
                 await store.save_acceptance(seen.acceptance)
@@ -245,11 +296,12 @@ class Purchase:
         await self._ports.store.save_cutoff(signed)
         self.evidence.cutoff = signed
         try:
-            await self._channel.send(CutoffFrame(job=self.job.award.job, cutoff=signed))
-        except SessionLost as error:
-            log.info("cutoff not delivered", reason=str(error))
+            with trio.fail_after(CUTOFF_S):
+                await self._channel.send(CutoffFrame(job=self.job.award.job, cutoff=signed))
+        except (SessionLost, trio.TooSlowError) as error:
+            log.info("cutoff not delivered", reason=str(error) or "the worker reads nothing")
 
-    async def _pay(self) -> None:
+    async def _pay(self, scope: trio.CancelScope) -> None:
         """Vouchers follow delivery without holding it up; only the latest amount matters."""
         award = self.job.award
         while self._wanted is not None or not self._over:
@@ -258,9 +310,13 @@ class Purchase:
             if self._wanted is None:
                 continue
             (accepted_micro, receipt), self._wanted = self._wanted, None
-            await self._ports.payer.pay(
-                job=award.job,
-                attempt=award.attempt,
-                accepted_micro=accepted_micro,
-                receipt=receipt,
-            )
+            try:
+                await self._ports.payer.pay(
+                    job=award.job,
+                    attempt=award.attempt,
+                    accepted_micro=accepted_micro,
+                    receipt=receipt,
+                )
+            except NodeError as error:
+                self._failure = error
+                scope.cancel()

@@ -300,13 +300,13 @@ def test_a_lost_worker_is_paid_for_what_came() -> None:
     assert (link.c.cut.position, link.c.cut.reason) == (2, CutoffReason.LOST)
 
 
-def test_an_acceptance_after_the_cutoff_comes_too_late() -> None:
+def test_who_did_not_accept_is_not_waited_for_after_the_cutoff() -> None:
     link = Link(the_award=award(), the_terms=terms())
     link.hear(client.GiveUp(reason=CutoffReason.STALLED, why="no acceptance"))
-    for named in (DIGEST, b"o" * 32):
-        link.hear(client.Accepted(acceptance=Acceptance(award=named, accepted_ms=1)))
-        assert link.c.phase is client.Phase.CUT
-        assert link.c.failure == "no acceptance"
+    assert link.c.phase is client.Phase.DONE
+    link.hear(client.Accepted(acceptance=Acceptance(award=DIGEST, accepted_ms=1)))
+    assert link.c.failure == "no acceptance"
+    assert link.c.accepted_micro == 0
 
 
 def test_a_refusal_ends_it_unpaid() -> None:

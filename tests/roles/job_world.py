@@ -11,23 +11,27 @@ import trio
 from devnet.misbehave import CheatingTransport
 from node.adapters.store import open_stores
 from node.config import ChainConfig, ClientConfig, EngineConfig, WorkerConfig
-from node.errors import Unavailable
+from node.errors import Unavailable, WalletError
 from node.protocol.auction_record import AuctionRecord
+from node.protocol.fields import Signed
 from node.protocol.frames import Refusal, Resume, SamplingFields
 from node.protocol.logprobs import TokenLogprob
 from node.protocol.scoring import Preferences
+from node.protocol.statements import Lock
 from node.protocol.stops import Output
 from node.roles.admission import rules_of
 from node.roles.answer import Answer
-from node.roles.client import Client, Order, Outcome
+from node.roles.client import Client, Outcome
 from node.roles.dispatch import Dispatcher, Handler
 from node.roles.generation import EngineLoad, EngineModel, EngineRates, GenerationRequest, TokenStep
 from node.roles.hints import Hints
 from node.roles.market import Candidate, Market
+from node.roles.order import Order
 from node.roles.payee import Payee
 from node.roles.payer import Payer
 from node.roles.ports import Inbound, Session
 from node.roles.purchase import PurchasePorts
+from node.roles.redeemer import Redeemer
 from node.roles.segment import SegmentPorts
 from node.roles.seller import Seller
 from node.roles.stores import Stores
@@ -111,6 +115,8 @@ class Watch:
 
     awards: list[Candidate] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    locks: list[Lock] = field(default_factory=list)
 
     def market(self, event: Any) -> None:
         return
@@ -121,6 +127,12 @@ class Watch:
     def refused(self, candidate: Candidate, refusal: Refusal) -> None:
         self.refusals.append(refusal)
 
+    def failed(self, candidate: Candidate, why: str) -> None:
+        self.failures.append(why)
+
+    def locking(self, candidate: Candidate, lock: Lock) -> None:
+        self.locks.append(lock)
+
 
 def resume(role: Payer | Payee) -> Handler:
     async def handle(session: Session, inbound: Inbound) -> None:
@@ -128,6 +140,23 @@ def resume(role: Payer | Payee) -> Handler:
         await role.on_resume(session, inbound.frame)
 
     return handle
+
+
+class LocksOnly:
+    """A settlement that brings locks to the model of the escrow."""
+
+    problem = ""
+
+    def __init__(self, escrow: ModelEscrow) -> None:
+        self._escrow = escrow
+
+    async def settle(self) -> None:
+        return
+
+    async def submit_lock(self, lock: Signed[Lock]) -> None:
+        if not self._escrow.submit_lock(lock.statement):
+            raise WalletError("the escrow refuses the lock")
+        self._escrow.settle()
 
 
 @dataclass
@@ -216,10 +245,22 @@ class World:
         self.workers.append(worker)
         self.payees.append(payee)
 
-    async def buy(self, **settings: Any) -> Client:
-        """The client."""
+    async def redeem(self, number: int = 0) -> None:
+        """Have a worker bring locks, and nothing else, to the escrow."""
+        redeemer = Redeemer(
+            claims=self.payees[number],
+            chain=self.escrow,
+            settlement=LocksOnly(self.escrow),  # type: ignore[arg-type]
+            clock=self.clock,
+            chain_config=ChainConfig(),
+            worker_config=WorkerConfig(),
+        )
+        await self.nursery.start(redeemer.run)
+
+    async def buy(self, *, stores: Stores | None = None, **settings: Any) -> Client:
+        """The client; with `stores`, the next process of the home that these are of."""
         key, config = key_of(99), replace(ClientConfig(), **settings)
-        stores = await self.store()
+        stores = stores or await self.store()
         transport = self.net.transport(key)
 
         async def deliver(worker: bytes, frame: Any) -> None:
@@ -280,10 +321,12 @@ class World:
             {Resume: resume(payer)},
             greeters=(hints.greet, market.greet, payer.greet),
         )
-        self.escrow.deposit(transport.address, DEPOSIT)
-        self.escrow.settle()
+        if not self.escrow.head.of(transport.address).free:
+            self.escrow.deposit(transport.address, DEPOSIT)
+            self.escrow.settle()
         for role in (payer, hints, market, dispatcher):
             await self.nursery.start(role.run)
+        await client.recover()
         self.client_transport, self.payer = transport, payer
         return client
 
@@ -321,11 +364,13 @@ def answer(the_order: Order, shown: list[str]) -> Answer:
         max_tokens=the_order.output_max,
         ignore_eos=the_order.ignore_eos,
     )
-    return Answer(output, on_text=shown.append)
+    return Answer(output, on_text=shown.append, vocab=MANIFEST.vocab)
 
 
-async def bought(client: Client, **changes: Any) -> tuple[Outcome, Answer]:
+async def bought(
+    client: Client, *, watch: Watch | None = None, **changes: Any
+) -> tuple[Outcome, Answer]:
     the_order = order(**changes)
     reply = answer(the_order, [])
-    with trio.fail_after(20):
-        return await client.run(the_order, reply, Watch()), reply
+    with trio.fail_after(120):
+        return await client.run(the_order, reply, watch or Watch()), reply

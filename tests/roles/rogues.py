@@ -213,7 +213,9 @@ class RogueSale:
         return signing.sign(statement, DOMAIN, self.key)
 
     async def accept(self, **changes: Any) -> None:
-        statement = replace(Acceptance(award=self.digest, accepted_ms=1), **changes)
+        statement = replace(
+            Acceptance(award=self.digest, accepted_ms=self.award.issued_ms), **changes
+        )
         await self.send(AcceptanceFrame(job=self.award.job, acceptance=self.sign(statement)))
 
     async def deliver(self, ids: tuple[int, ...], *, position: int = 0, told: bytes = b"") -> None:
@@ -238,9 +240,9 @@ class RogueSale:
             amount=-(-cost // 10**6) if ids else 0,
             chain=chain_hash.extend(self.award.chain, ids),
             finish=1,
-            accepted_ms=1,
-            first_token_ms=1 if ids else 0,
-            ended_ms=1,
+            accepted_ms=self.award.issued_ms,
+            first_token_ms=self.award.issued_ms if ids else 0,
+            ended_ms=self.award.issued_ms,
         )
         return replace(plain, **changes)
 

@@ -1,0 +1,76 @@
+"""A job as its client wants it done, and what is sent to a worker for it."""
+
+from dataclasses import dataclass
+
+import structlog
+
+from node.errors import SessionLost
+from node.protocol import codec, limits
+from node.protocol.fields import Hash
+from node.protocol.frames import AwardFrame, Request, RequestData, SamplingFields
+from node.protocol.scoring import Need, Preferences
+from node.protocol.statements import Terms, Tier
+from node.roles.ports import Channel
+from node.units import cost_micro
+
+log = structlog.get_logger("client")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """A job as the client wants it done, rendered and counted."""
+
+    model: Hash
+    prompt: tuple[int, ...]
+    sampling: SamplingFields
+    output_max: int
+    stop: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    seed: int | None = None
+    """None: drawn by the client, after the price is bound."""
+    preferences: Preferences
+
+    @property
+    def need(self) -> Need:
+        """What workers are told before one is chosen."""
+        return Need(
+            model=self.model,
+            tier=Tier.IDS,
+            tokens_in=len(self.prompt),
+            output_max=self.output_max,
+        )
+
+    def cost_micro(self, terms: Terms) -> int:
+        """Most that the job can cost on these terms, in micro."""
+        return cost_micro(
+            tokens_in=len(self.prompt),
+            tokens_cached=0,
+            tokens_out=self.output_max,
+            price_in=max(terms.price_in, terms.price_cached),
+            price_cached=0,
+            price_out=terms.price_out,
+        )
+
+    def request(self, salt: bytes) -> bytes:
+        """The body that the worker gets; 32 random bytes keep its hash from telling anything."""
+        return codec.encode(
+            Request(
+                salt=salt,
+                prompt=codec.pack_ids(self.prompt),
+                prefix=b"",
+                sampling=self.sampling,
+                stop=self.stop,
+                ignore_eos=self.ignore_eos,
+            )
+        )
+
+
+async def send_order(channel: Channel, frame: AwardFrame, request: bytes) -> None:
+    """Send an award and the request behind it, at the pace at which the worker reads."""
+    try:
+        await channel.send(frame)
+        for offset in range(0, len(request), limits.DATA_BYTES_MAX):
+            data = request[offset : offset + limits.DATA_BYTES_MAX]
+            await channel.send(RequestData(job=channel.job, offset=offset, data=data))
+    except SessionLost as error:
+        log.info("order not delivered", reason=str(error))  # the purchase hears of it as well
