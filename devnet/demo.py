@@ -11,7 +11,7 @@ from devnet.network import Devnet, Options, up
 from node.protocol.signing import checksum
 from node.units import format_micro
 
-QUESTION: Final = "What does a worker do in this marketplace?"
+QUESTION: Final = "How is a worker paid?"
 SMALL_STEPS: Final = {"worker.quantum_micro": 12}
 """So little that even a short answer is paid in several vouchers."""
 _COMMAND_S: Final = 120.0
