@@ -299,13 +299,30 @@ def _held_by_payer(state: PayeeState, event: HeldByPayer) -> Step:
 
 
 def _paid_seen(state: PayeeState, event: PaidSeen) -> Step:
-    tabs, risen = dict(state.tabs), {}
+    tabs, payers, risen = dict(state.tabs), dict(state.payers), {}
     for tab_id, paid in event.paid.items():
         tab = tabs.get(tab_id)
-        if tab is not None and paid > tab.redeemed_micro:
-            tabs[tab_id] = replace(tab, redeemed_micro=paid)
-            risen[tab_id] = paid
-    return replace(state, tabs=tabs), (SaveRedeemed(redeemed=risen),) if risen else ()
+        if tab is None or paid <= tab.redeemed_micro:
+            continue
+        tabs[tab_id] = replace(tab, redeemed_micro=paid)
+        risen[tab_id] = paid
+        seen = payers.get(tab.tab.payer)
+        if seen is not None:
+            payers[tab.tab.payer] = _less(seen, paid - tab.redeemed_micro)
+    state = replace(state, tabs=tabs, payers=payers)
+    return state, (SaveRedeemed(redeemed=risen),) if risen else ()
+
+
+def _less(seen: PayerSeen, paid_micro: int) -> PayerSeen:
+    """A payer that paid since: out of lock or free funds, and an earlier view shows both in full.
+
+    Until the next view neither may count again what no longer counts as owed.
+    """
+    return replace(
+        seen,
+        lock_micro=max(0, seen.lock_micro - paid_micro),
+        free_micro=max(0, seen.free_micro - paid_micro),
+    )
 
 
 def _with(state: PayeeState, *changed: Segment) -> PayeeState:

@@ -5,12 +5,11 @@ when the worker says after a reconnect which voucher it holds.
 """
 
 import math
-from collections import deque
 
 import structlog
 import trio
 
-from node.errors import PeerError, SignatureError, Unavailable, WalletError
+from node.errors import PeerError, Unavailable, WalletError
 from node.protocol import payer_ledger, signing
 from node.protocol.fields import Address, Hash, JobId, Signed
 from node.protocol.frames import LockReleaseFrame, Resume, VoucherFrame
@@ -18,7 +17,6 @@ from node.protocol.payer_state import (
     Accept,
     Effect,
     Event,
-    HeldByPayee,
     MakeLock,
     Release,
     Reservation,
@@ -28,13 +26,13 @@ from node.protocol.payer_state import (
     SignedLock,
 )
 from node.protocol.statements import Lock, Terms, Voucher
-from node.protocol.tabs import tab_id, tab_of_terms, tab_of_voucher
+from node.protocol.tabs import tab_id, tab_of_terms
+from node.roles.catch_up import CatchUp
 from node.roles.dispatch import Handlers
 from node.roles.escrow_funds import read_funds
 from node.roles.outbox import Deliver, Outbox
 from node.roles.payer_book import PayerBook
 from node.roles.ports import Chain, Clock, Inbound, Session
-from node.roles.resume import RESUME_MAX
 from node.roles.stores import Duplicate, PayerStore, ReceiptProof
 from node.roles.voucher_writer import VoucherWriter
 from node.units import TOKENS_PER_PRICE
@@ -47,11 +45,6 @@ SETTLED_S = 1.0
 """A read of the chain this recent is not repeated because money seems short."""
 LOCK_RENEW_S = 600
 """A signed lock that ends this much sooner than asked for still does."""
-RESEND_MAX = 128
-"""Vouchers of a tab sent again at a time."""
-RESUMES_MAX = 16
-"""That one worker may send in `RESUME_WINDOW_S`."""
-RESUME_WINDOW_S = 10.0
 
 
 class Payer:
@@ -86,13 +79,16 @@ class Payer:
         self._book = PayerBook(account=account, store=store, clock=clock)
         self._outbox = Outbox(deliver)
         self._writer = VoucherWriter(self._book, self._outbox, domain=domain, key=key)
+        self._catch_up = CatchUp(
+            self._book, deliver, domain=domain, signer=self._signer, clock=clock
+        )
         self._reading = trio.Lock()
         self._reads = 0
         """Begun so far."""
         self._read_s = -math.inf
         """When the last read of the chain began."""
         self._read_error = ""
-        self._resumes: dict[Address, deque[float]] = {}
+        self._locking = trio.Lock()
         self._nursery: trio.Nursery | None = None
         self.handlers: Handlers = {LockReleaseFrame: self._on_lock_release}
 
@@ -231,14 +227,14 @@ class Payer:
         """
         found = self._book.state.reservations.get((job, attempt))
         await self._book.perform(self._book.step(Release(job=job, attempt=attempt)))
-        self._writer.wake()
         if found is None:
             return None
         await self._writer.wait_covered((job, attempt), found.tab)
         return self._book.vouchers.get(found.tab)
 
     async def flush(self) -> None:
-        """Return once all saved vouchers are sent, or can't be: to be called before leaving."""
+        """Return once all that is due is vouchered and sent, or can't be; for before leaving."""
+        await self._writer.flush()
         await self._outbox.flush()
 
     async def receipt_proof(self, *, job: JobId, attempt: int) -> ReceiptProof | None:
@@ -261,16 +257,17 @@ class Payer:
             CorruptState: Signing has stopped.
         """
         self._book.watched.add(payee)
-        await self.refresh()
-        state = self._book.state
-        pending = [lock for lock in state.locks if lock.payee == payee]
-        for lock in pending:
-            if lock.total_micro >= total_micro and lock.expiry_s >= expiry_s - LOCK_RENEW_S:
-                return self._book.locks[payee, lock.nonce]
-        wanted = MakeLock(payee=payee, total_micro=total_micro, expiry_s=expiry_s)
-        (effect,) = self._book.step(wanted)
-        assert isinstance(effect, SaveLock)
-        return await self._sign_lock(effect.lock)
+        async with self._locking:  # so that none is given out again before it is saved
+            await self.refresh()
+            state = self._book.state
+            for lock in state.locks:
+                ends_late = lock.expiry_s >= expiry_s - LOCK_RENEW_S
+                if lock.payee == payee and lock.total_micro >= total_micro and ends_late:
+                    return self._book.locks[payee, lock.nonce]
+            wanted = MakeLock(payee=payee, total_micro=total_micro, expiry_s=expiry_s)
+            (effect,) = self._book.step(wanted)
+            assert isinstance(effect, SaveLock)
+            return await self._sign_lock(effect.lock)
 
     async def refresh(self) -> None:
         """Read the escrow now; callers that wait for the same read share it.
@@ -287,13 +284,7 @@ class Payer:
 
     async def greet(self, session: Session) -> None:
         """Tell a worker which vouchers it was given last."""
-        given = [
-            self._book.vouchers[tab.id]
-            for tab in self._book.state.tabs.values()
-            if tab.worker == session.peer and tab.id in self._book.vouchers
-        ]
-        if given:
-            await session.send(Resume(vouchers=tuple(given[-RESUME_MAX:])))
+        await self._catch_up.greet(session)
 
     async def on_resume(self, session: Session, frame: Resume) -> None:
         """A worker says what it holds: send the rest again, or stop if it holds more than we know.
@@ -301,20 +292,8 @@ class Payer:
         Raises:
             PeerError: It asks too often.
         """
-        tabs = self._book.state.tabs
-        own = [tab.id for tab in tabs.values() if tab.worker == session.peer]
-        held = await self._check_held(frame)
-        if not own:
-            return
-        self._count_resume(session.peer)
-        whole = len(frame.vouchers) < RESUME_MAX
-        for tab in own:
-            if tab in held or whole:
-                await self._resend(tab, session.peer, cumulative_micro=held.get(tab, 0))
-            if tab in held and not self.halted:
-                # Not when the escrow pays: a payee may redeem a voucher before it knows its rises.
-                forget = self._book.store.forget_vouchers(tab, cumulative_micro=held[tab])
-                await self._book.saved(forget)
+        assert self._nursery is not None, "run() first"
+        await self._catch_up.on_resume(session, frame, self._nursery)
 
     def _tab_of(self, event: Accept) -> Hash:
         found = self._book.state.reservations.get((event.job, event.attempt))
@@ -378,45 +357,6 @@ class Payer:
         self._book.locks[lock.payee, lock.nonce] = signed
         await self._book.saved(self._book.store.save_lock(signed))
         return signed
-
-    async def _check_held(self, frame: Resume) -> dict[Hash, int]:
-        """Cumulative per tab of the vouchers in a resume that we signed; halts if we forgot one."""
-        held: dict[Hash, int] = {}
-        for signed in frame.vouchers:
-            voucher = signed.statement
-            if voucher.payer != self.account or not self._is_own(signed):
-                continue
-            tab = tab_id(tab_of_voucher(voucher))
-            held[tab] = voucher.cumulative
-            await self._book.perform(
-                self._book.step(
-                    HeldByPayee(
-                        tab_id=tab, cumulative_micro=voucher.cumulative, receipts=voucher.receipts
-                    )
-                )
-            )
-        return held
-
-    def _is_own(self, signed: Signed[Voucher]) -> bool:
-        try:
-            return signing.recover(signed, self._domain) in (self._signer, self.account)
-        except SignatureError:
-            return False
-
-    def _count_resume(self, worker: Address) -> None:
-        now_s = self._clock.monotonic_s()
-        times = self._resumes.setdefault(worker, deque(maxlen=RESUMES_MAX))
-        if len(times) == RESUMES_MAX and now_s - times[0] < RESUME_WINDOW_S:
-            raise PeerError("too many resumes")
-        times.append(now_s)
-
-    async def _resend(self, tab: Hash, worker: Address, *, cumulative_micro: int) -> None:
-        if self._book.state.tabs[tab].cumulative_micro > cumulative_micro:
-            frames = await self._book.store.vouchers_after(
-                tab, cumulative_micro=cumulative_micro, count_max=RESEND_MAX
-            )
-            assert self._nursery is not None, "run() first"
-            self._outbox.post(worker, frames, self._nursery)
 
     async def _on_lock_release(self, _session: Session, inbound: Inbound) -> None:
         frame = inbound.frame

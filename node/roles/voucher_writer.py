@@ -30,6 +30,7 @@ class VoucherWriter:
         """Who waits for the next voucher of a tab."""
         self._saving: dict[Hash, _Round] = {}
         """Who waits for the one that is being saved."""
+        self._stopped = False
 
     async def run(self, outbox_nursery: trio.Nursery) -> None:
         """Write until cancelled.
@@ -44,11 +45,8 @@ class VoucherWriter:
                 self._due = trio.Event()
                 await self._write_all(outbox_nursery)
         finally:
+            self._stopped = True
             self._finish_all(Unavailable("this node is stopping"))
-
-    def wake(self) -> None:
-        """Something may be due."""
-        self._due.set()
 
     async def wait_covered(self, ref: SegmentRef, tab: Hash) -> VoucherFrame | None:
         """Return once vouchers cover what is due for a segment now.
@@ -63,6 +61,8 @@ class VoucherWriter:
         found = self._book.state.reservations.get(ref)
         target_micro = found.due_micro if found else 0
         while found is not None and found.paid_micro < target_micro:
+            if self._stopped:
+                raise Unavailable("this node is stopping")
             waiting = self._rounds.setdefault(tab, _Round())
             self._due.set()
             frame = await waiting.wait()
@@ -70,6 +70,17 @@ class VoucherWriter:
         if frame is None and tab in self._saving:
             return await self._saving[tab].wait()
         return frame
+
+    async def flush(self) -> None:
+        """Return once a voucher for all that is due now is saved, or there can't be one."""
+        due = payer_ledger.due_tabs(self._book.state)
+        waiting = [self._rounds.setdefault(tab, _Round()) for tab in due]
+        self._due.set()
+        for each in (*waiting, *self._saving.values()):
+            try:
+                await each.wait()
+            except NodeError as error:
+                log.warning("not all is vouchered", reason=str(error))
 
     async def _write_all(self, outbox_nursery: trio.Nursery) -> None:
         """One voucher for each tab on which something is due, all in one write."""

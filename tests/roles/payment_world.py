@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import trio
 import trio.testing
@@ -14,6 +14,7 @@ from node.protocol.frames import VoucherFrame
 from node.protocol.payee_state import PayeeRules, Refuse
 from node.protocol.statements import Award, Finish, Receipt, Terms, Tier
 from node.roles.dispatch import Dispatcher
+from node.roles.outbox import Deliver
 from node.roles.payee import Payee
 from node.roles.payer import Payer
 from node.roles.resume import resume_handlers
@@ -82,6 +83,26 @@ def digest_of(award: Award) -> Hash:
     return signing.digest(award, DOMAIN)
 
 
+class Wire:
+    """The way from a payer to its workers; tests put faults in its place."""
+
+    def __init__(self, transport: FakeTransport) -> None:
+        self.delivered: list[VoucherFrame] = []
+        """All that was given to sessions, in order."""
+        self.send: Deliver = self.honest
+        self._transport = transport
+
+    async def deliver(self, worker: Address, frame: VoucherFrame) -> None:
+        await self.send(worker, frame)
+
+    async def honest(self, worker: Address, frame: VoucherFrame) -> None:
+        session = self._transport.sessions().get(worker)
+        if session is None:
+            raise SessionLost("no session")
+        self.delivered.append(frame)
+        await session.send(frame)
+
+
 @dataclass
 class Buyer:
     """A node that buys; `transport` may be replaced to lose its sessions."""
@@ -91,8 +112,7 @@ class Buyer:
     writer: InlineWriter
     payer: Payer
     dispatcher: Dispatcher
-    delivered: list[tuple[Address, VoucherFrame]] = field(default_factory=list)
-    """All that was given to the network, in order."""
+    wire: "Wire"
 
     @property
     def account(self) -> Address:
@@ -135,15 +155,7 @@ class World:
         key = key_of(number)
         transport = self.net.transport(key)
         writer = writer or InlineWriter()
-        delivered: list[tuple[Address, VoucherFrame]] = []
-
-        async def deliver(worker: Address, frame: VoucherFrame) -> None:
-            session = transport.sessions().get(worker)
-            if session is None:
-                raise SessionLost("no session")
-            delivered.append((worker, frame))
-            await session.send(frame)
-
+        wire = Wire(transport)
         payer = Payer(
             account=account or signing.address_of_key(key),
             domain=DOMAIN,
@@ -151,7 +163,7 @@ class World:
             chain=self.escrow,
             store=writer.stores().payer,
             clock=self.clock,
-            deliver=deliver,
+            deliver=wire.deliver,
         )
         if deposit:
             self.escrow.deposit(payer.account, deposit)
@@ -160,7 +172,7 @@ class World:
         )
         await self.nursery.start(payer.run)
         await self.nursery.start(dispatcher.run)
-        return Buyer(key, transport, writer, payer, dispatcher, delivered)
+        return Buyer(key, transport, writer, payer, dispatcher, wire)
 
     async def seller(
         self,

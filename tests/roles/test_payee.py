@@ -579,12 +579,11 @@ async def test_a_gap_is_filled_and_its_money_kept_meanwhile(autojump_clock: Mock
 
 def lose_one(buyer: Buyer) -> None:
     """The next voucher is lost on its way, with the session none the wiser."""
-    deliver = buyer.payer._outbox._deliver
 
     async def lossy(worker: bytes, frame: VoucherFrame) -> None:
-        buyer.payer._outbox._deliver = deliver
+        buyer.wire.send = buyer.wire.honest
 
-    buyer.payer._outbox._deliver = lossy
+    buyer.wire.send = lossy
 
 
 async def test_a_gap_that_is_not_filled_is_asked_about_now_and_then(
@@ -639,7 +638,7 @@ async def test_the_highest_voucher_is_kept_as_soon_as_it_is_shown(
         buyer, seller = await world.buyer(), await world.seller()
         award = await world.begin(buyer, seller)
         await buyer.payer.pay(job=award.job, attempt=0, accepted_micro=60)
-        buyer.payer._outbox._deliver = never
+        buyer.wire.send = never
         await world.connect(buyer, seller)
         (due,) = seller.payee.vouchers_to_redeem()
         assert due.owed_micro == 59
@@ -718,6 +717,27 @@ async def test_what_is_due_names_everything_that_redeeming_takes(
         assert seller.payee.vouchers_to_redeem() == ()
         again = await world.seller(writer=seller.writer)
         assert again.payee.vouchers_to_redeem() == ()
+
+
+async def test_what_was_paid_does_not_count_as_lock_once_more(autojump_clock: MockClock) -> None:
+    """The redeemer hears of a payment before the payer's lock is read again."""
+    async with payment_world() as world:
+        seller = await world.seller(rules=replace(RULES, credit_micro=0))
+        world.escrow.deposit(CLIENT, 5_000)
+        lock = Lock(payer=CLIENT, payee=seller.account, total=100, nonce=1, expiry=START_S + 9_000)
+        world.escrow.submit_lock(lock)
+        award = await served(world, seller, cap=100)
+        hand = Hand(seller)
+        await hand.give(hand.frame((award, 100)))
+        seller.payee.ended(digest_of(award), earned_micro=100)
+        (due,) = seller.payee.vouchers_to_redeem()
+        world.escrow.redeem(due.voucher.statement)
+        await seller.payee.redeemed({due.tab: 100})
+        world.escrow.down = True  # so that nothing newer can be read
+        assert await asked(world, seller, cap=1) is not None
+        world.escrow.down = False
+        await trio.sleep(2)
+        assert code(await asked(world, seller, cap=1)) is Refused.LOCK_REQUIRED
 
 
 async def test_exposures_show_what_each_payer_owes(autojump_clock: MockClock) -> None:

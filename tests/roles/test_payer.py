@@ -10,10 +10,12 @@ from node.errors import CorruptState, NodeError, PeerError, Unavailable, WalletE
 from node.protocol import codec, signing
 from node.protocol.fields import ZERO_HASH, Address, Signed
 from node.protocol.frames import LockReleaseFrame, Resume, Rise, VoucherFrame
+from node.protocol.payer_state import Release
 from node.protocol.receipts_tree import verify_inclusion
 from node.protocol.statements import Lock, LockRelease, Voucher
 from node.protocol.tabs import splits_hash
-from node.roles.payer import RESUMES_MAX, Payer
+from node.roles.catch_up import RESUMES_MAX
+from node.roles.payer import Payer
 from node.roles.stores import StoreFailed
 from tests.roles.fakes import DOMAIN, key_of
 from tests.roles.inline_store import InlineWriter
@@ -173,6 +175,40 @@ async def test_nothing_is_vouchered_once_the_deposit_has_left(autojump_clock: Mo
         assert [frame.voucher.statement.cumulative for frame in saved(buyer)] == [30]
 
 
+async def test_a_node_that_lags_is_not_believed(autojump_clock: MockClock) -> None:
+    async with payment_world() as world:
+        buyer = await world.buyer(deposit=100)
+        world.escrow.exit(buyer.account)
+        await buyer.payer.refresh()
+        world.escrow.lag = 1
+        await buyer.payer.refresh()
+        assert buyer.payer.available_micro == 0
+        with pytest.raises(WalletError):
+            await reserve(buyer, 1, cap=1)
+
+
+async def test_a_redemption_while_the_chain_is_read_is_no_shortage(
+    autojump_clock: MockClock,
+) -> None:
+    """Paid is read first: what is redeemed in between seems owed and gone at the same time."""
+    async with payment_world() as world:
+        buyer = await world.buyer(deposit=100)
+        await reserve(buyer, 1, cap=60)
+        voucher = await pay(buyer, 1, 51)
+        assert voucher is not None
+        world.escrow.delay_s = 1.0
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(buyer.payer.refresh)
+            await trio.sleep(1.5)
+            world.escrow.redeem(voucher.statement)
+        assert buyer.payer.promised_micro == 60
+        assert buyer.payer.available_micro == -10  # for one read; never too much
+        world.escrow.delay_s = 0.0
+        await pay(buyer, 1, 60, HASH)  # what was reserved can still be paid
+        await buyer.payer.refresh()
+        assert buyer.payer.available_micro == 40
+
+
 async def test_another_account_pays_within_what_it_authorised(autojump_clock: MockClock) -> None:
     account = b"a" * 20
     async with payment_world() as world:
@@ -326,9 +362,9 @@ async def test_a_receipt_without_a_rise_goes_with_the_next_voucher(
         frame = await buyer.payer.prepay(job=job(1), attempt=0, amount_micro=40)
         assert frame.rises == (Rise(job=job(1), attempt=0, amount=40),)
         await pay(buyer, 1, 30, HASH)  # it came cheaper than what was paid in advance
-        await release(buyer, 1)
         assert await buyer.payer.receipt_proof(job=job(1), attempt=0) is None
-        again = await world.buyer(writer=buyer.writer, deposit=0)  # also over a restart
+        again = await world.buyer(writer=buyer.writer, deposit=0)  # also over a crash
+        await release(again, 1)
         await reserve(again, 2)
         await pay(again, 2, 10, b"s" * 32)
         assert saved(again)[-1].receipts == (HASH, b"s" * 32)
@@ -354,6 +390,28 @@ async def test_one_receipt_for_one_segment(autojump_clock: MockClock) -> None:
 
 
 # ---------------------------------------------------------------------------- saving, then sending
+
+
+async def test_who_asks_for_the_same_again_waits_for_the_same_save(
+    autojump_clock: MockClock,
+) -> None:
+    async with payment_world() as world:
+        buyer = await world.buyer()
+        await reserve(buyer, 1)
+        buyer.writer.commit_s = 5.0
+        began_s = trio.current_time()
+        got: list[tuple[float, Signed[Voucher] | None]] = []
+
+        async def one() -> None:
+            voucher = await pay(buyer, 1, 40)
+            got.append((trio.current_time() - began_s, voucher))
+
+        world.nursery.start_soon(one)
+        await trio.sleep(1)
+        world.nursery.start_soon(one)
+        await trio.sleep(9)
+        assert [at_s for at_s, _ in got] == pytest.approx([5.0, 5.0])
+        assert got[0][1] == got[1][1] is not None
 
 
 @pytest.mark.parametrize("write", range(1, 7))
@@ -412,19 +470,29 @@ async def test_what_did_not_arrive_is_sent_again_byte_for_byte(autojump_clock: M
         buyer.transport.sessions()[seller.account].cut()
         first = await buyer.payer.pay(job=award.job, attempt=0, accepted_micro=30)
         await buyer.payer.pay(job=award.job, attempt=0, accepted_micro=50)
-        assert buyer.delivered == []
+        given = saved(buyer)
+        assert buyer.wire.delivered == []
         await world.connect(buyer, seller)
         await world.settle()
-        assert [frame for _, frame in buyer.delivered] == saved_before_ack(buyer, first)
+        assert [f.voucher.statement.cumulative for f in buyer.wire.delivered] == [29, 49]
+        assert buyer.wire.delivered[0].voucher == first
+        assert buyer.wire.delivered == given
         assert seller.payee.paid_micro(signing.digest(award, DOMAIN)) == 49
 
 
-def saved_before_ack(buyer: Buyer, first: Signed[Voucher] | None) -> list[VoucherFrame]:
-    """The two frames as they were signed: deterministic signatures make them comparable."""
-    frames = [frame for _, frame in buyer.delivered]
-    assert [frame.voucher.statement.cumulative for frame in frames] == [29, 49]
-    assert frames[0].voucher == first
-    return frames
+async def test_a_long_backlog_is_sent_to_its_end(autojump_clock: MockClock) -> None:
+    """More than one page, and vouchers that come while it is being sent."""
+    async with payment_world() as world:
+        buyer, seller = await world.buyer(), await world.seller()
+        award = await world.begin(buyer, seller, cap=1_000)
+        for amount in range(2, 302):
+            await buyer.payer.pay(job=award.job, attempt=0, accepted_micro=amount)
+        await world.connect(buyer, seller)
+        for amount in range(302, 310):
+            await buyer.payer.pay(job=award.job, attempt=0, accepted_micro=amount)
+        await trio.sleep(1)
+        assert seller.payee.paid_micro(signing.digest(award, DOMAIN)) == 308
+        assert buyer.transport.sessions()[seller.account].lost is None
 
 
 async def test_a_worker_that_reads_nothing_delays_nobody_else(autojump_clock: MockClock) -> None:
@@ -437,7 +505,7 @@ async def test_a_worker_that_reads_nothing_delays_nobody_else(autojump_clock: Mo
 
     async with payment_world() as world:
         buyer = await world.buyer()
-        buyer.payer._outbox._deliver = deliver
+        buyer.wire.send = deliver
         await reserve(buyer, 1, worker=OTHER)
         await reserve(buyer, 2, worker=WORKER)
         for amount in range(2, 50):
@@ -472,9 +540,9 @@ async def test_a_crash_after_a_release_still_pays_what_was_kept_back(
         buyer = await world.buyer()
         await reserve(buyer, 1)
         await pay(buyer, 1, 40)
-        # As if the process died between the release and the voucher after it.
-        buyer.payer._writer.wake = lambda: None  # type: ignore[method-assign]
-        await release(buyer, 1)
+        # As if the process died between saving the release and writing the voucher after it.
+        book = buyer.payer._book
+        await book.perform(book.step(Release(job=job(1), attempt=0)))
         again = await world.buyer(writer=buyer.writer, deposit=0)
         await world.settle()
         assert [frame.voucher.statement.cumulative for frame in saved(again)] == [39, 40]
@@ -577,10 +645,10 @@ async def test_only_its_own_worker_gets_a_tab_again_or_makes_us_forget(
         await reserve(buyer, 1)
         given = await pay(buyer, 1, 40)
         assert given is not None
-        before = len(buyer.delivered)
+        before = len(buyer.wire.delivered)
         await resume(buyer, given, worker=OTHER)
         await world.settle()
-        assert len(buyer.delivered) == before
+        assert len(buyer.wire.delivered) == before
         assert len(saved(buyer)) == 1
         await resume(buyer, given)
         assert saved(buyer) == []
@@ -633,6 +701,26 @@ async def test_a_lock_that_never_landed_frees_its_money_but_not_its_nonce(
         assert second.statement.nonce == first.statement.nonce + 1
 
 
+async def test_no_lock_is_given_out_before_it_is_saved(autojump_clock: MockClock) -> None:
+    async with payment_world() as world:
+        buyer = await world.buyer()
+        buyer.writer.commit_s = 5.0
+        locks: list[Signed[Lock]] = []
+
+        async def lock() -> None:
+            locks.append(
+                await buyer.payer.make_lock(payee=WORKER, total_micro=60, expiry_s=START_S + 5_000)
+            )
+
+        world.nursery.start_soon(lock)
+        world.nursery.start_soon(lock)
+        await trio.sleep(4.9)
+        assert locks == []
+        await trio.sleep(0.2)
+        assert len(locks) == 2
+        assert locks[0] == locks[1]
+
+
 async def test_what_others_locked_is_out_of_reach(autojump_clock: MockClock) -> None:
     async with payment_world() as world:
         buyer = await world.buyer(deposit=100)
@@ -659,6 +747,20 @@ async def test_a_payee_lowers_its_lock(autojump_clock: MockClock) -> None:
         await seller.transport.sessions()[buyer.account].send(frame)
         await world.settle()
         assert await buyer.writer.stores().payer.releases() == (frame.release,)
+
+
+async def test_flush_leaves_nothing_behind(autojump_clock: MockClock) -> None:
+    async with payment_world() as world:
+        buyer, seller = await world.buyer(), await world.seller()
+        await world.connect(buyer, seller)
+        award = await world.begin(buyer, seller)
+        await buyer.payer.pay(job=award.job, attempt=0, accepted_micro=40)
+        buyer.writer.commit_s = 3.0
+        world.nursery.start_soon(lambda: buyer.payer.release(job=award.job, attempt=0))
+        await trio.sleep(3.5)  # the release is saved, its voucher is not
+        await buyer.payer.flush()
+        await world.settle()
+        assert seller.payee.paid_micro(signing.digest(award, DOMAIN)) == 40
 
 
 async def test_a_failed_save_fails_everybody_who_waits_for_it(autojump_clock: MockClock) -> None:

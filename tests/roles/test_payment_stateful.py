@@ -101,6 +101,7 @@ OPS = {
     "redeem": 4,
     "read_payer": 3,
     "read_payee": 2,
+    "read_paid": 2,
     "reconnect": 3,
     "lock": 2,
     "submit_lock": 2,
@@ -244,6 +245,7 @@ class Payments(RuleBasedStateMachine):
         self.watched: set[Address] = set()
         """Payees whose locks the payer reads: those it ever signed one for."""
         self.lock_expired = False
+        self.misled = False
 
     # ------------------------------------------------------------------------------ the payer
 
@@ -331,6 +333,8 @@ class Payments(RuleBasedStateMachine):
                 for payee, each in views.items()
             },
         )
+        if self.payer.funds is None or funds.block >= self.payer.funds.block:
+            self.misled = behind > 0
         for effect in self.payer_step(FundsSeen(funds=funds, paid=paid)):
             assert isinstance(effect, SaveRedeemed), "an honest chain halts nobody"
             done(self.payer_store.save_redeemed(effect.redeemed, effect.locks_ended))
@@ -366,12 +370,13 @@ class Payments(RuleBasedStateMachine):
         if crash == "after":
             self.payer_restart()
             return
-        self.offer(award, terms)
+        self.offer(award, terms, fresh=draw(st.booleans()))
 
-    def offer(self, award: Award, terms: Terms) -> None:
-        """The award reaches its worker."""
+    def offer(self, award: Award, terms: Terms, *, fresh: bool) -> None:
+        """The award reaches its worker, which may go by what it read of the chain before."""
         node = self.nodes[terms.worker]
-        self.read_payee(node)
+        if fresh or PAYER not in node.state.payers:
+            self.read_payee(node)
         digest = signing.digest(award, DOMAIN)
         segment, tab = segment_of(award, terms, digest)
         view = self.escrow.view_at(self.escrow.final, payer=PAYER, payee=node.account, signer=PAYER)
@@ -501,8 +506,10 @@ class Payments(RuleBasedStateMachine):
         for tab in payer_ledger.due_tabs(self.payer):
             try:
                 effects = self.payer_step(Flush(tab_id=tab))
-            except CorruptState:
-                return
+            except WalletError:
+                # Restarted, it believed a node that has not seen the newest deposit.
+                assert self.misled
+                continue
             drafts += [each.draft for each in effects if isinstance(each, SaveVoucher)]
         frames = [
             (
@@ -659,13 +666,14 @@ class Payments(RuleBasedStateMachine):
                 segment.over = True  # what ran does not run on
         self.read_payee(node)
 
-    def read_payee(self, node: Node) -> None:
-        tabs = list(node.state.tabs)
-        final = self.escrow.final
-        paid = {tab: final.paid.get(tab, 0) for tab in tabs}
+    def read_paid(self, node: Node) -> None:
+        paid = {tab: self.escrow.final.paid.get(tab, 0) for tab in node.state.tabs}
         for effect in self.payee_step(node, PaidSeen(paid=paid)):
             done(node.store.save_redeemed(effect.redeemed))
-        view = self.escrow.view_at(final, payer=PAYER, payee=node.account, signer=PAYER)
+
+    def read_payee(self, node: Node) -> None:
+        self.read_paid(node)
+        view = self.escrow.view_at(self.escrow.final, payer=PAYER, payee=node.account, signer=PAYER)
         seen = PayerSeen(
             seen_s=self.now.monotonic_s,
             free_micro=view.account.free_micro,
@@ -677,6 +685,10 @@ class Payments(RuleBasedStateMachine):
 
     def do_read_payee(self, draw: Draw) -> None:
         self.read_payee(self.nodes[draw(A_WORKER)])
+
+    def do_read_paid(self, draw: Draw) -> None:
+        """The redeemer saw what was paid; the payer's funds and lock are read later."""
+        self.read_paid(self.nodes[draw(A_WORKER)])
 
     def do_restart_payee(self, draw: Draw) -> None:
         self.payee_restart(self.nodes[draw(A_WORKER)])
@@ -802,6 +814,7 @@ class Payments(RuleBasedStateMachine):
         """With everybody back on line, each worker gets what was accepted, to the unit."""
         if not self.segments:
             return
+        self.read_payer(gap=0)
         for segment in list(self.segments.values()):
             if not segment.over:
                 self.accept(segment, segment.earned, None)
