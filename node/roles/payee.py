@@ -277,8 +277,8 @@ class Payee:
     async def redeemed(self, paid: Mapping[Hash, int]) -> None:
         """Save what the escrow has paid on these tabs, in all, at a final block; never falls."""
         await self._book.redeemed(paid)
-        # What was paid came out of funds and locks that views from before still show: counted
-        # together they would give the payer credit twice.
+        # What was paid came out of funds and locks that views from before still show; until they
+        # are read anew the ledger counts less of both.
         tabs = self._book.state.tabs
         self._views.forget({tabs[tab].tab.payer for tab in paid if tab in tabs})
 

@@ -1,5 +1,6 @@
 """What the chain says about payers, read when needed and kept for a while."""
 
+import math
 from collections import OrderedDict
 from collections.abc import Collection
 
@@ -16,6 +17,8 @@ log = structlog.get_logger("payee")
 
 READ_WITHIN_S = 5.0
 REFRESH_S = 10.0
+OWING_S = 60.0
+"""For payers that run nothing: their locks still count in the credit for all newcomers."""
 KEPT_MAX = 4_096
 READS_MAX = 8
 """At the same time."""
@@ -53,25 +56,31 @@ class PayerViews:
         return found[0] if found is not None else None
 
     def forget(self, payers: Collection[Address]) -> None:
-        """Read these payers anew before anything of theirs is admitted."""
-        for pair in [pair for pair in self._views if pair[0] in payers]:
-            del self._views[pair]
+        """Read these payers anew before anything of theirs is admitted, if the chain answers."""
+        for pair, (view, _) in self._views.items():
+            if pair[0] in payers:
+                self._views[pair] = (view, -math.inf)
 
     async def run(self) -> None:
-        """Keep the views of payers with running segments fresh, until cancelled."""
+        """Keep the views of payers that run segments, or owe something, until cancelled."""
         while True:
             await trio.sleep(REFRESH_S)
             try:
-                for pair in self._running():
+                for pair, age_max_s in self._wanted().items():
                     age_s = self.age_s(pair)
-                    if age_s is None or age_s >= REFRESH_S:
+                    if age_s is None or age_s >= age_max_s:
                         await self._read_once(pair)
             except Unavailable as error:
                 log.warning("chain not read", reason=str(error))
 
-    def _running(self) -> list[Pair]:
-        segments = self._book.state.segments.values()
-        return list(dict.fromkeys((s.payer, s.client) for s in segments if s.ended_s is None))
+    def _wanted(self) -> dict[Pair, float]:
+        """Pairs to keep, and how old a view of each may get."""
+        state = self._book.state
+        owing = {(t.tab.payer, t.client): OWING_S for t in state.tabs.values() if t.owed_micro}
+        running = {
+            (s.payer, s.client): REFRESH_S for s in state.segments.values() if s.ended_s is None
+        }
+        return {**owing, **running}
 
     async def _read_once(self, pair: Pair) -> None:
         """Read a pair; who asks while it is read waits for the same answer."""

@@ -340,6 +340,31 @@ async def test_without_the_chain_only_locks_count_and_then_nothing(
         assert code(await asked(world, seller, cap=500)) is None
 
 
+async def test_a_lock_that_was_not_seen_for_long_leaves_less_for_others(
+    autojump_clock: MockClock,
+) -> None:
+    async with payment_world() as world:
+        seller = await world.seller(rules=replace(RULES, credit_micro=100, credit_new_micro=100))
+        other = b"o" * 20
+        for payer in (CLIENT, other):
+            world.escrow.deposit(payer, 5_000)
+        lock = Lock(payer=CLIENT, payee=seller.account, total=300, nonce=1, expiry=START_S + 99_000)
+        world.escrow.submit_lock(lock)
+        award = await served(world, seller, cap=300)
+        hand = Hand(seller)
+        await hand.give(hand.frame((award, 300)))
+        seller.payee.ended(digest_of(award), earned_micro=300)
+        await trio.sleep(2 * MARGIN_S)  # it owes, so it is looked at now and then
+        assert code(await asked(world, seller, cap=100, client=other)) is None
+        world.escrow.down = True
+        await trio.sleep(MARGIN_S + 100)
+        world.escrow.down = False
+        third = b"3" * 20
+        world.escrow.deposit(third, 5_000)
+        # Between the RPC's return and the next look at the first payer:
+        assert code(await asked(world, seller, cap=1, client=third)) is Refused.LOCK_REQUIRED
+
+
 async def test_a_stranger_is_not_served_while_the_chain_is_away(
     autojump_clock: MockClock,
 ) -> None:
@@ -734,7 +759,7 @@ async def test_what_was_paid_does_not_count_as_lock_once_more(autojump_clock: Mo
         world.escrow.redeem(due.voucher.statement)
         await seller.payee.redeemed({due.tab: 100})
         world.escrow.down = True  # so that nothing newer can be read
-        assert await asked(world, seller, cap=1) is not None
+        assert code(await asked(world, seller, cap=1)) is Refused.LOCK_REQUIRED
         world.escrow.down = False
         await trio.sleep(2)
         assert code(await asked(world, seller, cap=1)) is Refused.LOCK_REQUIRED

@@ -1,6 +1,7 @@
 """The payer: what it promises, when it sends, and when it stops."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import trio
@@ -749,6 +750,11 @@ async def test_a_payee_lowers_its_lock(autojump_clock: MockClock) -> None:
         assert await buyer.writer.stores().payer.releases() == (frame.release,)
 
 
+async def slowly(buyer: Buyer, worker: Address, frame: VoucherFrame) -> None:
+    await trio.sleep(1)
+    await buyer.wire.honest(worker, frame)
+
+
 async def test_flush_leaves_nothing_behind(autojump_clock: MockClock) -> None:
     async with payment_world() as world:
         buyer, seller = await world.buyer(), await world.seller()
@@ -756,6 +762,7 @@ async def test_flush_leaves_nothing_behind(autojump_clock: MockClock) -> None:
         award = await world.begin(buyer, seller)
         await buyer.payer.pay(job=award.job, attempt=0, accepted_micro=40)
         buyer.writer.commit_s = 3.0
+        buyer.wire.send = partial(slowly, buyer)
         world.nursery.start_soon(lambda: buyer.payer.release(job=award.job, attempt=0))
         await trio.sleep(3.5)  # the release is saved, its voucher is not
         await buyer.payer.flush()
