@@ -26,6 +26,7 @@ class InlineWriter(Writer):
         migrate(self.connection)
         self.commit_s = 0.0
         self.writes = 0
+        self.reads = 0
         self.fails_at = 2**62
         """Number of the write at which the disk fails, from 1."""
 
@@ -46,6 +47,7 @@ class InlineWriter(Writer):
         return result
 
     async def read(self, work: Work[T]) -> T:
+        self.reads += 1
         if self.writes >= self.fails_at:
             raise StoreFailed("the store can't be written: no space")
         await trio.lowlevel.checkpoint()

@@ -344,7 +344,7 @@ async def test_a_lock_that_was_not_seen_for_long_leaves_less_for_others(
     autojump_clock: MockClock,
 ) -> None:
     async with payment_world() as world:
-        seller = await world.seller(rules=replace(RULES, credit_micro=100, credit_new_micro=100))
+        seller = await world.seller(rules=replace(RULES, credit_micro=100, credit_new_micro=200))
         other = b"o" * 20
         for payer in (CLIENT, other):
             world.escrow.deposit(payer, 5_000)
@@ -535,6 +535,22 @@ async def test_a_stranger_cannot_bring_vouchers_in_a_payers_name(
             await seller.payee.on_voucher(
                 signing.address_of_key(key_of(6)), Hand(seller, key=key_of(6)).frame((award, 5))
             )
+
+
+async def test_what_is_paid_but_not_committed_to_stays_known(autojump_clock: MockClock) -> None:
+    async with payment_world() as world:
+        seller = await world.seller()
+        world.escrow.deposit(CLIENT, 5_000)
+        award = await served(world, seller)
+        hand = Hand(seller)
+        await world.finish(seller, award, amount=30)
+        await hand.give(hand.frame((award, 30)))
+        reads = seller.writer.reads
+        receipt = next(iter(seller.payee._book.state.segments.values())).receipt
+        assert receipt is not None
+        other = await served(world, seller)
+        await hand.give(hand.frame((other, 5), receipts=(receipt,)))
+        assert seller.writer.reads == reads  # in memory: no look-up in the store
 
 
 async def test_receipts_are_committed_once_and_also_later(autojump_clock: MockClock) -> None:
