@@ -115,6 +115,16 @@ async def test_credit_is_for_all_of_a_payers_segments_together(
         assert code(await asked(world, seller, cap=1)) is Refused.LOCK_REQUIRED
 
 
+async def test_a_cap_beyond_what_the_tokens_cost_is_no_exposure(
+    autojump_clock: MockClock,
+) -> None:
+    async with payment_world() as world:
+        seller = await world.seller(rules=replace(RULES, credit_micro=100))
+        world.escrow.deposit(CLIENT, 10_000)
+        award = award_of(CLIENT, terms_of(seller.account), 1, cap=100)
+        assert await world.admit(seller, replace(award, cap=9_000)) is None
+
+
 async def test_fifty_parallel_awards_stay_within_the_credit(autojump_clock: MockClock) -> None:
     async with payment_world() as world:
         seller = await world.seller(rules=replace(RULES, credit_micro=350))
