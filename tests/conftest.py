@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 # Before any test imports eth_account itself: the limit belongs to the process.
 import node.adapters.chain.sane_recursion  # noqa: F401
@@ -13,6 +14,10 @@ import node.adapters.chain.sane_recursion  # noqa: F401
 if TYPE_CHECKING:
     from devnet.chain import DevChain
     from tests.adapters.chain.world import World
+
+# A busy machine is no failure: what takes how long is measured in scripts/bench…, never here.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
