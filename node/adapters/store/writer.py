@@ -15,7 +15,6 @@ from typing import Any, TypeVar
 import structlog
 import trio
 
-from node.errors import NodeError
 from node.roles.stores import StoreFailed
 
 log = structlog.get_logger("store")
@@ -137,7 +136,7 @@ class Writer:
     def _do(self, connection: sqlite3.Connection, jobs: list[_Job]) -> None:
         try:
             if self._failed:
-                raise StoreFailed(f"the store failed before: {self._failed}")
+                raise StoreFailed(self._failed)
             if any(job.writes for job in jobs):
                 connection.execute("BEGIN IMMEDIATE")
                 for job in jobs:
@@ -148,11 +147,11 @@ class Writer:
                 for job in jobs:
                     _attempt(connection, job)
         except BaseException as error:
-            failure = self._failure(connection, error)
-            for job in jobs:
-                job.error, job.result = failure, None
+            self._fail(connection, error)
+            for job in jobs:  # each its own: one that is raised in many tasks grows in all of them
+                job.error, job.result = self._failure(), None
 
-    def _failure(self, connection: sqlite3.Connection, error: BaseException) -> NodeError:
+    def _fail(self, connection: sqlite3.Connection, error: BaseException) -> None:
         if not self._failed:
             self._failed = str(error) or type(error).__name__
             log.error("store failed", reason=self._failed)
@@ -161,10 +160,10 @@ class Writer:
                 connection.execute("ROLLBACK")
             except sqlite3.Error as again:
                 log.error("store not rolled back", reason=str(again))
-        if isinstance(error, StoreFailed):
-            return error
+
+    def _failure(self) -> StoreFailed:
         return StoreFailed(
-            f"the store can't be written: {self._failed}",
+            f"the store can't be used: {self._failed}",
             hint="free space on the disk, or check it, then start again",
         )
 

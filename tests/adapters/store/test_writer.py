@@ -137,8 +137,11 @@ async def test_a_full_disk_stops_everything(tmp_path: Path) -> None:
             nursery.start_soon(write, x, 100_000 if x == 6 else 0)
     with pytest.raises(StoreFailed, match="full"):
         await writer.write(partial(insert, 99))  # there would be room for it
-    with pytest.raises(StoreFailed):
+    with pytest.raises(StoreFailed) as one:
         await writer.read(all_of)
+    with pytest.raises(StoreFailed) as other:
+        await writer.read(all_of)
+    assert one.value is not other.value  # tracebacks do not pile up on one
     await writer.close()
     kept = all_of(connect(tmp_path / "db"))
     assert len(kept) == 1 + outcomes.count("saved")  # who was told "saved" is there; nobody else
