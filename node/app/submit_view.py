@@ -90,9 +90,11 @@ class SubmitView:
         try:
             sys.stdout.write(text)
             sys.stdout.flush()
-        except OSError:
-            # Nobody reads any more (`| head`), or its disk is full.  Say nothing more, not even
-            # from the interpreter's own flush at the end.
+        except OSError as error:
+            # Nobody reads any more (`| head`), or the disk behind it is full.  Nothing more is
+            # written, not even by the interpreter's own flush at the end.
+            if not isinstance(error, BrokenPipeError):
+                self.say(f"error: the answer can't be written: {error.strerror}")
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             self.reader_gone.set()
 

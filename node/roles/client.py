@@ -87,10 +87,12 @@ class Client:
         Cancelling this abandons the job without a word; `cancel` ends it properly.
 
         Raises:
+            UsageError: The order is none.
             NoPeers: Nobody to buy from within the limits.
             WalletError: The deposit does not cover the job.
             Unavailable: The store failed.
         """
+        order.check()
         job = self._rng.randbytes(16)
         auction = self._market.auction(order.need, order.preferences, observer=watcher.market)
         seed = self._rng.getrandbits(64) if order.seed is None else order.seed

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import structlog
 
-from node.errors import SessionLost
+from node.errors import PeerError, SessionLost, UsageError
 from node.protocol import codec, limits
 from node.protocol.fields import Hash
 from node.protocol.frames import AwardFrame, Request, RequestData, SamplingFields
+from node.protocol.sampling import Sampling
 from node.protocol.scoring import Need, Preferences
 from node.protocol.statements import Terms, Tier
 from node.roles.ports import Channel
@@ -39,6 +40,18 @@ class Order:
             tokens_in=len(self.prompt),
             output_max=self.output_max,
         )
+
+    def check(self) -> None:
+        """Find out before any worker does that this is no request.
+
+        Raises:
+            UsageError: Something has no place in a request.
+        """
+        try:
+            request = codec.decode_request(self.request(bytes(32)))
+            Sampling.of(request.sampling, seed=0)
+        except PeerError as error:
+            raise UsageError(f"the job can't be asked for: {error}") from error
 
     def cost_micro(self, terms: Terms) -> int:
         """Most that the job can cost on these terms, in micro."""

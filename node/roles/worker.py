@@ -12,7 +12,7 @@ from node.config import WorkerConfig
 from node.errors import PeerError, SessionLost, Unavailable
 from node.protocol import job_worker, limits, signing
 from node.protocol.fields import Address, Hash, Signed
-from node.protocol.frames import AwardFrame, Refusal, Refused
+from node.protocol.frames import AwardFrame, ErrorFrame, Fault, Frame, Refusal, Refused
 from node.protocol.statements import Award, Terms
 from node.roles.disowned import Disowned
 from node.roles.dispatch import Handlers
@@ -134,10 +134,17 @@ class Worker:
     async def _run(self, session: Session, channel: Channel, job: job_worker.WorkerJob) -> None:
         segment = self._active[job.digest] = Segment(job, channel, self._ports)
         try:
-            job = await segment.run(session.peer)
+            await segment.run(session.peer)
         finally:
             del self._active[job.digest]
             self._idle.set()
+            self._note(segment.job)
+        if segment.job.ending is None:
+            late = ErrorFrame(job=channel.job, code=Fault.LIMIT, detail="the client is too late")
+            await self._tell(channel, late)
+
+    def _note(self, job: job_worker.WorkerJob) -> None:
+        """Remember what a segment that has ended, however it did, says of its payer."""
         self._disowned.note(
             job.award.payer,
             disowned_micro=job.disowned_micro,
@@ -243,10 +250,13 @@ class Worker:
             offer=offer,
             lock_total=why.lock_total,
         )
+        await self._tell(channel, refusal)
+        channel.close()
+
+    async def _tell(self, channel: Channel, frame: Frame) -> None:
+        """Send a last frame, to a peer that may not read."""
         try:
             with trio.move_on_after(REPLY_S):
-                await channel.send(refusal)
+                await channel.send(frame)
         except SessionLost:
-            log.info("client left", job=award.job.hex())
-        finally:
-            channel.close()
+            log.info("client left", job=channel.job.hex())

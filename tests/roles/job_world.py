@@ -4,6 +4,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import trio
@@ -166,6 +167,8 @@ class World:
     net: Net
     escrow: ModelEscrow
     stack: AsyncExitStack
+    folder: Path | None
+    """Where stores are kept; None: in memory."""
     nursery: trio.Nursery
     clock: TrioClock = field(default_factory=TrioClock)
     transports: list[FakeTransport] = field(default_factory=list)
@@ -176,8 +179,9 @@ class World:
     """The workers' and then the client's, in the order of their start."""
 
     async def store(self) -> Stores:
-        """A store of its own in memory; it outlives all roles."""
-        stores = await self.stack.enter_async_context(open_stores(None, domain=DOMAIN))
+        """A store of its own; it outlives all roles."""
+        path = self.folder / f"{len(self.stores)}.sqlite" if self.folder else None
+        stores = await self.stack.enter_async_context(open_stores(path, domain=DOMAIN))
         self.stores.append(stores)
         return stores
 
@@ -332,11 +336,12 @@ class World:
 
 
 @asynccontextmanager
-async def world() -> AsyncIterator[World]:
+async def world(folder: Path | None = None) -> AsyncIterator[World]:
     clock = TrioClock()
     async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
         yield World(
             stack=stack,
+            folder=folder,
             net=Net(),
             escrow=ModelEscrow(time_s=clock.unix_ms() // 1000),
             nursery=nursery,

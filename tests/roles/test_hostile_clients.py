@@ -11,6 +11,7 @@ from node.protocol.frames import (
     AcceptanceFrame,
     Chunk,
     End,
+    ErrorFrame,
     ReceiptFrame,
     Refusal,
     Refused,
@@ -125,7 +126,10 @@ async def test_log_probabilities_of_many_tokens_at_once_fit_their_frames(
         await serves_others(w)
 
 
-async def test_answers_cannot_be_had_for_nothing_by_disowning_them(clock: MockClock) -> None:
+@pytest.mark.parametrize("cuts", [1, 2])
+async def test_answers_cannot_be_had_for_nothing_by_disowning_them(
+    clock: MockClock, cuts: int
+) -> None:
     async with world() as w:
         await w.sell(1, quantum_micro=400)
         w.engines[0].step_s = 0.01
@@ -139,9 +143,15 @@ async def test_answers_cannot_be_had_for_nothing_by_disowning_them(clock: MockCl
                 break
             while len(job.ids) < 50:
                 await job.until(Chunk)
-            await job.cut(0)
-            await job.until(ReceiptFrame)
+            for _ in range(cuts):
+                await job.cut(0)
             had += 10 + 5 * len(job.ids)
+            if cuts > 1:  # a broken rule ends the session: it comes back
+                await rogue.session.wait_lost()
+                rogue = await RogueClient.join(w)
+                rogue.jobs = had
+            else:
+                await job.until(ReceiptFrame)
         else:
             pytest.fail("served for ever")
         assert answer.code == Refused.UNPAID
@@ -252,6 +262,7 @@ async def test_a_request_that_never_comes_frees_its_place(clock: MockClock) -> N
         began_s = trio.current_time()
         with trio.fail_after(12):
             await w.workers[0].wait_idle()
+        assert "too late" in (await job.until(ErrorFrame)).detail
         assert trio.current_time() - began_s <= 11
         rogue.session.cut()
         await serves_others(w)

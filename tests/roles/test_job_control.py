@@ -2,14 +2,18 @@
 
 import sqlite3
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 import trio.lowlevel
 from trio.testing import MockClock
 
-from node.errors import NoPeers
-from node.protocol.frames import Refused
+from node.adapters.store import open_stores
+from node.errors import NoPeers, UsageError
+from node.protocol.frames import Refused, VoucherFrame
 from node.protocol.scoring import Preferences
 from node.protocol.statements import CutoffReason
 from node.protocol.transcript_verify import verify
@@ -17,7 +21,8 @@ from node.roles.client import Client
 from node.roles.job_run import Abandoned
 from node.roles.market import Candidate
 from node.roles.stores import StoreFailed, Stores
-from tests.roles.job_world import Watch, bought, world
+from tests.roles.fakes import DOMAIN
+from tests.roles.job_world import PLAIN, Watch, bought, world
 from tests.roles.rogues import RogueSale, rogue_worker
 
 
@@ -40,6 +45,27 @@ async def test_a_cancel_ends_the_search_at_once(clock: MockClock) -> None:
         with pytest.raises(Abandoned, match="cancelled"):
             await bought(client)
         assert trio.current_time() - began_s < 1.5
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"stop": ("x" * 257,)},
+        {"stop": ("x",) * 17},
+        {"sampling": replace(PLAIN, top_k=2**32)},
+        {"sampling": replace(PLAIN, temperature=10**9)},
+        {"prompt": (1,) * 600_000},
+    ],
+)
+async def test_what_no_worker_can_be_asked_for_is_asked_of_nobody(
+    clock: MockClock, changes: dict[str, Any]
+) -> None:
+    async with world() as w:
+        await w.sell(1)
+        watch = Watch()
+        with pytest.raises(UsageError):
+            await bought(await w.buy(), watch=watch, **changes)
+        assert not watch.awards
 
 
 class CancelsAtTheAward(Watch):
@@ -205,18 +231,20 @@ async def break_disk(stores: Stores) -> None:
 
 @pytest.mark.parametrize("whose", [0, 1])
 async def test_a_disk_that_breaks_ends_the_node_with_that_error_and_nothing_unsaved_sent(
-    clock: MockClock, whose: int
+    clock: MockClock, whose: int, tmp_path: Path
 ) -> None:
-    owed_micro = []
     with pytest.raises(ExceptionGroup) as caught:  # noqa: PT012
-        async with world() as w:
+        async with world(tmp_path) as w:
             await w.sell(1, quantum_micro=60)
             w.engines[0].step_s = 0.1
             client = await w.buy()
             w.nursery.start_soon(bought_forever, client)
             await w.engines[0].tenth.wait()
+            [session] = w.client_transport.sessions().values()
             await break_disk(w.stores[whose])
-            owed_micro += [due.owed_micro for due in w.payees[0].vouchers_to_redeem()]
             await trio.sleep(3600)
     assert {type(each) for each in leaves(caught.value)} == {StoreFailed}
-    assert owed_micro == [due.owed_micro for due in w.payees[0].vouchers_to_redeem()]
+    sent = [f.voucher.statement.cumulative for f in session.sent if isinstance(f, VoucherFrame)]
+    async with open_stores(tmp_path / "1.sqlite", domain=DOMAIN) as stores:
+        [tab] = (await stores.payer.load()).tabs
+    assert max(sent) <= tab.cumulative_micro
