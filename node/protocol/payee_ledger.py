@@ -18,6 +18,7 @@ from node.protocol.frames import Refused
 from node.protocol.payee_state import (
     ADVANCES_MAX,
     DEBT_GRACE_S,
+    PAYERS_MAX,
     SEGMENTS_MAX,
     VIEW_FRESH_S,
     Admit,
@@ -64,7 +65,7 @@ def step(state: PayeeState, event: Event, now: Now) -> Step:
         case PaidSeen():
             return _paid_seen(state, event)
         case ChainSeen():
-            return replace(state, payers={**state.payers, event.payer: event.seen}), ()
+            return _chain_seen(state, event), ()
         case _:
             assert_never(event)
 
@@ -277,6 +278,8 @@ def _committed(
     state: PayeeState, raised: dict[Hash, Segment], tab: PayeeTab, event: VoucherSeen
 ) -> dict[Hash, Segment]:
     """The same and those whose receipts the voucher commits to: ours, and each once."""
+    if not event.receipts:
+        return raised
     own = [*state.segments.values(), *event.found]
     signed = {each.receipt: each for each in own if each.receipt and each.tab == tab.id}
     changed = dict(raised)
@@ -311,6 +314,20 @@ def _paid_seen(state: PayeeState, event: PaidSeen) -> Step:
             payers[tab.tab.payer] = _less(seen, paid - tab.redeemed_micro)
     state = replace(state, tabs=tabs, payers=payers)
     return state, (SaveRedeemed(redeemed=risen),) if risen else ()
+
+
+def _chain_seen(state: PayeeState, event: ChainSeen) -> PayeeState:
+    payers = {**state.payers, event.payer: event.seen}
+    if len(payers) > PAYERS_MAX:
+        needed = {tab.tab.payer for tab in state.tabs.values()} | {event.payer}
+        idle = min(
+            (payer for payer in payers if payer not in needed),
+            key=lambda payer: payers[payer].seen_s,
+            default=None,
+        )
+        if idle is not None:
+            del payers[idle]
+    return replace(state, payers=payers)
 
 
 def _less(seen: PayerSeen, paid_micro: int) -> PayerSeen:

@@ -14,6 +14,8 @@ VIEW_FRESH_S = 30.0
 """A view of the chain older than this counts locks only (design.md, "Chain")."""
 DEBT_GRACE_S = 10.0
 """A segment that ended this recently may have its last voucher under way."""
+PAYERS_MAX = 4_096
+"""Views kept of payers that have no tab here."""
 ADVANCES_MAX = 4_096
 """Rises kept for segments that are not known (yet)."""
 SegmentKey = tuple[Address, JobId, int]

@@ -7,7 +7,6 @@ voucher never goes back, and there is never a second one with the same cumulativ
 final.  design.md, "Who may lose what"; why claims add up like this: IEscrow.sol, "Who is paid".
 """
 
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import assert_never
 
@@ -242,17 +241,14 @@ def _flush(state: PayerState, tab_id: Hash) -> Step:
     rising = [each for each in own if each.due_micro > each.paid_micro][: limits.RISES_MAX]
     if not rising:
         return state, ()
-    quoted = [each for each in own if each.receipt_due and _settles(each, rising)]
+    # A receipt goes with the voucher that pays it in full, or with any later one.
+    paid = {each.ref for each in rising} | {e.ref for e in own if e.due_micro == e.paid_micro}
+    quoted = [each for each in own if each.receipt_due and each.ref in paid]
     draft = _draft(tab, rising, quoted[: limits.RISES_MAX])
     after = _with(state, *draft.reservations)
     after = replace(after, tabs={**after.tabs, tab_id: draft.tab})
     _check_promise(after)
     return after, (SaveVoucher(draft=draft), SendVoucher(draft=draft))
-
-
-def _settles(each: Reservation, rising: Iterable[Reservation]) -> bool:
-    """A receipt goes with the voucher that pays it, or with any later one."""
-    return each.due_micro == each.paid_micro or any(each.ref == other.ref for other in rising)
 
 
 def _check_promise(state: PayerState) -> None:

@@ -23,7 +23,7 @@ log = structlog.get_logger("payer")
 
 PAGE = 64
 """Vouchers read from the store at a time."""
-RESUMES_MAX = 16
+RESUMES_MAX = 32
 """That one worker may send in `RESUME_WINDOW_S`."""
 RESUME_WINDOW_S = 10.0
 

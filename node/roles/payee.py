@@ -31,11 +31,11 @@ from node.protocol.statements import Award, Lock, Terms, Voucher
 from node.protocol.tabs import tab_id, tab_of_voucher
 from node.roles.admission import admit_event, newer_may_lift, segment_of
 from node.roles.dispatch import Handlers
+from node.roles.holdings import Holdings
 from node.roles.payee_book import PayeeBook
 from node.roles.payer_views import PayerViews
 from node.roles.ports import Chain, Clock, Inbound, Session
 from node.roles.redemption import Due
-from node.roles.resume import RESUME_MAX
 from node.roles.stores import PayeeStore
 from node.units import MS_PER_S
 
@@ -45,11 +45,6 @@ PAID_KEPT_MAX = 16_384
 """Segments whose paid amount is kept in memory."""
 SETTLED_S = 1.0
 """A view this young is not read again because it refuses an award."""
-SEND_WITHIN_S = 5.0
-ASK_AGAIN_S = 2.0
-ASKED_MAX = 1_024
-ACK_EVERY = 256
-"""Vouchers of a tab after which the client is told, unasked, that they are saved here."""
 LOCKS_MAX = 1_024
 
 
@@ -94,11 +89,11 @@ class Payee:
         self._domain = domain
         self._clock = clock
         self._book = PayeeBook(rules=rules, store=store, clock=clock)
+        self._holdings = Holdings(self._book, clock=clock)
         self._views = PayerViews(chain, self._book, account=account, clock=clock)
         self._paid: OrderedDict[Hash, int] = OrderedDict()
         """Micro vouchered and saved, by award."""
         self._raised: dict[Hash, trio.Event] = {}
-        self._asked: OrderedDict[tuple[Address, Hash], tuple[int, float]] = OrderedDict()
         self._signers: dict[Hash, tuple[bytes, Address]] = {}
         self.handlers: Handlers = {VoucherFrame: self._on_voucher_frame, LockFrame: self._on_lock}
 
@@ -173,7 +168,12 @@ class Payee:
     async def wait_paid_above(self, digest: Hash, micro: int) -> int:
         """Return once saved vouchers for a segment exceed `micro`; the sum."""
         while self.paid_micro(digest) <= micro:
-            await self._raised.setdefault(digest, trio.Event()).wait()
+            raised = self._raised.setdefault(digest, trio.Event())
+            try:
+                await raised.wait()
+            finally:
+                if not raised.is_set() and not raised.statistics().tasks_waiting:
+                    self._raised.pop(digest, None)  # the last to give up
         return self.paid_micro(digest)
 
     async def on_voucher(self, client: Address, frame: VoucherFrame) -> bool:
@@ -219,7 +219,7 @@ class Payee:
     async def greet(self, session: Session) -> None:
         """Tell a client which vouchers of its tabs are here; it sends what is missing."""
         if session.hello.payer != ZERO_ADDRESS:
-            await session.send(self._resume(session.peer))
+            await self._holdings.tell(session)
 
     async def on_resume(self, session: Session, frame: Resume) -> None:
         """A client says which vouchers it gave: a higher one than ours is worth keeping at once."""
@@ -339,37 +339,13 @@ class Payee:
         while len(self._paid) > PAID_KEPT_MAX:
             self._paid.popitem(last=False)
 
-    def _resume(self, client: Address) -> Resume:
-        held = [
-            row.held
-            for row in self._book.rows.values()
-            if row.held is not None and self._book.state.tabs[row.tab.id].client == client
-        ]
-        return Resume(vouchers=tuple(held[-RESUME_MAX:]))
-
     async def _on_voucher_frame(self, session: Session, inbound: Inbound) -> None:
         assert isinstance(inbound.frame, VoucherFrame)
         tab = tab_id(tab_of_voucher(inbound.frame.voucher.statement))
-        if not await self.on_voucher(session.peer, inbound.frame):
-            await self._ask(session, tab)
-        elif self._book.count_taken(tab) % ACK_EVERY == 0:
-            await self._tell(session)  # the client need not keep them any longer
-
-    async def _ask(self, session: Session, tab: Hash) -> None:
-        """Ask for missing vouchers, once for the same gap in a while."""
-        row, now_s = self._book.state.tabs.get(tab), self._clock.monotonic_s()
-        held, key = row.cumulative_micro if row else 0, (session.peer, tab)
-        before = self._asked.get(key)
-        if before is not None and before[0] == held and now_s - before[1] < ASK_AGAIN_S:
-            return
-        self._asked[key] = (held, now_s)
-        while len(self._asked) > ASKED_MAX:
-            self._asked.popitem(last=False)
-        await self._tell(session)
-
-    async def _tell(self, session: Session) -> None:
-        with trio.move_on_after(SEND_WITHIN_S):
-            await session.send(self._resume(session.peer))
+        if await self.on_voucher(session.peer, inbound.frame):
+            await self._holdings.taken(session, tab)
+        else:
+            await self._holdings.missing(session, tab)
 
     async def _on_lock(self, session: Session, inbound: Inbound) -> None:
         assert isinstance(inbound.frame, LockFrame)

@@ -40,7 +40,6 @@ class PayeeBook:
         self.locks: dict[Address, Signed[Lock]] = {}
         """By payer: to be submitted."""
         self._clock = clock
-        self._taken: dict[Hash, int] = {}
         self._halted = ""
 
     @property
@@ -90,11 +89,6 @@ class PayeeBook:
         else:
             save = self.store.save_tab(row)
         await self.saved(save)
-
-    def count_taken(self, tab: Hash) -> int:
-        """Count a voucher that was taken; how many of its tab there were in this process."""
-        self._taken[tab] = self._taken.get(tab, 0) + 1
-        return self._taken[tab]
 
     async def redeemed(self, paid: Mapping[Hash, int]) -> None:
         """Take over what the escrow paid, at a finalised block."""

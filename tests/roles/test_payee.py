@@ -15,7 +15,7 @@ from node.protocol.payee_state import Refuse
 from node.protocol.receipts_tree import EMPTY, append, root
 from node.protocol.statements import Award, Lock, Voucher
 from node.protocol.tabs import splits_hash
-from node.roles.payee import ACK_EVERY
+from node.roles.holdings import ACK_EVERY, ACK_S
 from node.roles.stores import StoreFailed
 from tests.roles.fakes import DOMAIN, key_of
 from tests.roles.payment_world import (
@@ -715,14 +715,57 @@ async def test_a_resume_that_somebody_forged_changes_nothing(autojump_clock: Moc
 
 async def test_a_client_is_told_now_and_then_what_is_saved(autojump_clock: MockClock) -> None:
     async with payment_world() as world:
-        buyer, seller = await world.buyer(deposit=20_000), await world.seller()
+        buyer = await world.buyer(deposit=50_000)
+        seller = await world.seller(rules=replace(RULES, credit_micro=50_000))
         await world.connect(buyer, seller)
-        award = await world.begin(buyer, seller, cap=1_000)
-        for amount in range(2, ACK_EVERY + 12):
-            await buyer.payer.pay(job=award.job, attempt=0, accepted_micro=amount)
-            await world.settle()
-        rows = buyer.writer.connection.execute("SELECT count(*) FROM vouchers_given")
-        assert rows.fetchone()[0] == 10
+        award = await world.begin(buyer, seller, cap=5_000)
+
+        async def give(count: int) -> None:
+            for _ in range(count):
+                hand.append(len(hand) + 3)
+                await buyer.payer.pay(job=award.job, attempt=0, accepted_micro=hand[-1])
+                await world.settle()
+
+        def kept() -> int:
+            rows = buyer.writer.connection.execute("SELECT count(*) FROM vouchers_given")
+            count: int = rows.fetchone()[0]
+            return count
+
+        hand: list[int] = []
+        await give(ACK_EVERY + 10)
+        assert kept() == 10
+        told = len(seller.transport.sessions()[buyer.account].sent)
+        await give(3 * ACK_EVERY)  # faster than it may be told
+        assert len(seller.transport.sessions()[buyer.account].sent) == told
+        await trio.sleep(ACK_S)
+        await give(ACK_EVERY)
+        assert kept() == 10
+        assert buyer.transport.sessions()[seller.account].lost is None
+
+
+async def test_who_gives_up_waiting_leaves_nothing_behind(autojump_clock: MockClock) -> None:
+    async with payment_world() as world:
+        seller = await world.seller()
+        for number in range(5):
+            with trio.move_on_after(1):
+                await seller.payee.wait_paid_above(bytes([number]) * 32, 0)
+        assert seller.payee._raised == {}
+
+
+async def test_views_of_strangers_are_bounded(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("node.protocol.payee_ledger.PAYERS_MAX", 4)
+    monkeypatch.setattr("node.roles.payer_views.KEPT_MAX", 4)
+    async with payment_world() as world:
+        seller = await world.seller()
+        world.escrow.deposit(CLIENT, 5_000)
+        await served(world, seller)
+        for number in range(1, 20):
+            assert await asked(world, seller, client=bytes([number]) * 20) is not None
+        assert len(seller.payee._book.state.payers) <= 4
+        assert CLIENT in seller.payee._book.state.payers
+        assert len(seller.payee._views._views) <= 4
 
 
 # -------------------------------------------------------------------------- keeping and redeeming
