@@ -1,0 +1,143 @@
+"""An honest client that buys job after job from one worker, and prints how long each took.
+
+    python -m tests.attack.honest --home DIR [--worker ADDRESS] [--every S] [--jobs N] [--fresh]
+
+Everything is the node's own: what `node submit` does once, without its start.  One JSON line a job.
+"""
+
+import argparse
+import json
+import time
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import trio
+
+QUESTION = "What is a voucher?"
+TOKENS = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One honest job."""
+
+    began_s: float
+    """Monotonic, which all processes of the machine share."""
+    took_s: float
+    tokens: int
+    worker: str
+    """Who served it (or failed to); empty if nobody was awarded."""
+    awards: int
+    """How many workers were awarded the job, one after the other."""
+    failure: str
+
+
+class Watch:
+    """Counts what happens to a job (`client.Watcher`)."""
+
+    def __init__(self) -> None:
+        self.awards: list[str] = []
+        self.refusals: Counter[str] = Counter()
+
+    def market(self, event: Any) -> None:
+        """Nothing to note."""
+
+    def awarded(self, candidate: Any, record: Any) -> None:
+        """Note who it was."""
+        self.awards.append("0x" + candidate.session.peer.hex())
+
+    def refused(self, candidate: Any, refusal: Any) -> None:
+        """Note the code."""
+        self.refusals[str(refusal.code)] += 1
+
+    def failed(self, candidate: Any, why: str) -> None:
+        """Note the reason."""
+        self.refusals[why] += 1
+
+    def locking(self, candidate: Any, lock: Any) -> None:
+        """Nothing to note."""
+
+
+async def buy(
+    buyer: Any, config: Any, *, worker: str, tokens: int, question: str = QUESTION
+) -> Job:
+    """One job, from the choice of a worker to the last voucher."""
+    from node.adapters.text.chat import ChatText
+    from node.app import submit
+    from node.app.submit_request import SubmitRequest
+    from node.errors import NodeError
+    from node.protocol.stops import Output
+    from node.roles.answer import Answer
+
+    began_s = time.monotonic()
+    request = SubmitRequest(
+        prompt=QUESTION, max_tokens=tokens, ignore_eos=True, worker=worker, started_s=began_s
+    )
+    watch, failure, got = Watch(), "", 0
+    try:
+        model = await buyer.catalog.choose("")
+        chat = ChatText.of(model.files)
+        order = submit._order(config, request, model, chat)
+        output = Output(
+            decode=chat.decode,
+            eos_ids=model.manifest.eos_ids,
+            stops=(),
+            max_tokens=tokens,
+            ignore_eos=True,
+        )
+        answer = Answer(output, on_text=lambda _: None, vocab=model.manifest.vocab)
+        outcome = await buyer.client.run(order, answer, watch)
+        failure, got = outcome.failure, len(answer.ids)
+    except NodeError as error:
+        failure = f"{type(error).__name__}: {error}"
+    return Job(
+        began_s=began_s,
+        took_s=time.monotonic() - began_s,
+        tokens=got,
+        worker=watch.awards[-1] if watch.awards else "",
+        awards=len(watch.awards),
+        failure=failure,
+    )
+
+
+async def main(options: argparse.Namespace) -> None:
+    """Buy until the number is reached, or for ever."""
+    from node.adapters.store import open_stores
+    from node.app import logs
+    from node.app.buyer import open_buyer
+    from node.app.domain import domain_of
+    from node.app.home import Home
+    from node.app.unlock import session_key
+    from node.config import load
+
+    logs.configure("warning")
+    config = load(options.home)
+    home, key = Home(config.home), session_key(config)
+    async with (
+        open_stores(home.store, domain=domain_of(config)) as stores,
+        open_buyer(config, key, stores) as buyer,
+    ):
+        due_s, number = time.monotonic(), 0
+        while options.jobs is None or number < options.jobs:
+            job = await buy(buyer, config, worker=options.worker, tokens=options.tokens)
+            print(json.dumps(asdict(job)), flush=True)
+            number += 1
+            due_s = max(due_s + options.every, time.monotonic())
+            await trio.sleep(max(0.0, due_s - time.monotonic()))
+
+
+def parsed() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--home", type=Path, required=True)
+    parser.add_argument("--worker", default="", help="address; empty: whoever is best")
+    parser.add_argument("--every", type=float, default=0.0, metavar="S")
+    parser.add_argument("--jobs", type=int, default=None)
+    parser.add_argument("--tokens", type=int, default=TOKENS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    trio.run(main, parsed())

@@ -1,0 +1,5 @@
+"""The attacks, in the order of the table; numbers are those of the table."""
+
+from tests.attack.harness import Attack
+
+ATTACKS: tuple[Attack, ...] = ()
