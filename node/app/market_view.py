@@ -15,8 +15,8 @@ import trio
 from node.adapters.clock import SystemClock
 from node.adapters.p2p.transport import open_transport
 from node.app import logs
-from node.app.buyer import hello_of
 from node.app.domain import domain_of
+from node.app.hello import hello_of
 from node.app.init import draw_key
 from node.config import Config
 from node.errors import NoPeers

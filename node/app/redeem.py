@@ -18,14 +18,13 @@ from node.adapters.store import open_stores
 from node.app import control, logs
 from node.app.domain import domain_of
 from node.app.home import Home
+from node.app.selling import Cashier, cashier_of
 from node.app.unlock import session_key
 from node.app.wallet import Wallet
 from node.config import Config
 from node.errors import ConfigError
-from node.protocol import signing
 from node.protocol.fields import Address
 from node.protocol.signing import checksum
-from node.roles.admission import rules_of
 from node.roles.payee import Payee
 from node.roles.redeemer import Redeemer, RedeemReport
 from node.roles.stores import Stores
@@ -38,12 +37,21 @@ REDEEM_S = 600.0
 class Till:
     """What turns vouchers into money."""
 
-    payee: Payee
-    redeemer: Redeemer
+    cashier: Cashier
     wallet: Wallet
     """On the same sender: one transaction of this home at a time."""
     chain: CachedChain
     rpc: Rpc
+
+    @property
+    def payee(self) -> Payee:
+        """Takes vouchers."""
+        return self.cashier.payee
+
+    @property
+    def redeemer(self) -> Redeemer:
+        """Brings them to the chain."""
+        return self.cashier.redeemer
 
 
 def report(config: Config, *, claim_to: str = "") -> dict[str, Any]:
@@ -82,14 +90,6 @@ async def open_till(config: Config, key: bytes, stores: Stores) -> AsyncIterator
     rpc = Rpc(config.chain.rpc_url, chain_id=config.chain.chain_id)
     reader = EscrowReader(rpc, escrow=domain.escrow, finality_blocks=config.chain.finality_blocks)
     chain = CachedChain(rpc, reader, escrow=domain.escrow, clock=clock)
-    payee = Payee(
-        account=payee_account(config, key),
-        domain=domain,
-        chain=chain,
-        store=stores.payee,
-        clock=clock,
-        rules=rules_of(config.worker, config.chain),
-    )
     sender = Sender(
         rpc,
         key=key,
@@ -98,30 +98,23 @@ async def open_till(config: Config, key: bytes, stores: Stores) -> AsyncIterator
         finality_blocks=config.chain.finality_blocks,
         fee_max_gwei=config.chain.fee_max_gwei,
     )
-    redeemer = Redeemer(
-        claims=payee,
+    cashier = cashier_of(
+        config,
+        key,
         chain=chain,
         settlement=EscrowSettlement(rpc, reader, sender, escrow=domain.escrow),
+        stores=stores,
         clock=clock,
-        chain_config=config.chain,
-        worker_config=config.worker,
     )
     wallet = Wallet(config, key=key, stores=stores, rpc=rpc, reader=reader, sender=sender)
     try:
         async with trio.open_nursery() as nursery:
-            for role in (chain, payee):
+            for role in (chain, cashier.payee):
                 await nursery.start(role.run)
-            yield Till(payee=payee, redeemer=redeemer, wallet=wallet, chain=chain, rpc=rpc)
+            yield Till(cashier=cashier, wallet=wallet, chain=chain, rpc=rpc)
             nursery.cancel_scope.cancel()
     finally:
         rpc.close()
-
-
-def payee_account(config: Config, key: bytes) -> Address:
-    """Where this node's terms are paid to."""
-    if config.worker.payee:
-        return bytes.fromhex(config.worker.payee[2:])
-    return signing.address_of_key(key)
 
 
 def parse_claim(claim_to: str) -> Address | None:

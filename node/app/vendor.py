@@ -16,22 +16,17 @@ from node.adapters.onnx.engine import OnnxEngine, OnnxModel
 from node.adapters.p2p.discovery import open_discovery
 from node.adapters.p2p.transport import open_transport
 from node.adapters.text.chat import ChatText
-from node.app.buyer import hello_of
 from node.app.domain import domain_of
+from node.app.hello import hello_of
 from node.app.home import Home
-from node.app.redeem import Till, open_till, payee_account
+from node.app.redeem import Till, open_till
+from node.app.selling import ShopPorts, payee_account, selling
 from node.config import Config
 from node.errors import SignatureError
 from node.protocol import signing
 from node.protocol.fields import Address, Signed
-from node.protocol.frames import Resume
 from node.protocol.statements import Announcement
-from node.roles.dispatch import Dispatcher, Handler
-from node.roles.files import FileServer
-from node.roles.hints import Hints
-from node.roles.payee import Payee
-from node.roles.ports import Inbound, Session, Transport
-from node.roles.segment import SegmentPorts
+from node.roles.ports import Transport
 from node.roles.seller import Seller
 from node.roles.stores import Stores
 from node.roles.worker import Worker
@@ -66,10 +61,9 @@ async def open_vendor(
     Raises:
         ConfigError: A setting, the model or the port can't be used.
     """
-    address, clock, domain = signing.address_of_key(key), SystemClock(), domain_of(config)
+    address, domain = signing.address_of_key(key), domain_of(config)
     account = payee_account(config, key)
     hello = hello_of(domain, payer=address, payee=account, sells=True)
-    rng = secrets.SystemRandom()
     folder = await trio.to_thread.run_sync(_load_model, config)
     engine = OnnxEngine(
         [
@@ -91,72 +85,26 @@ async def open_vendor(
         open_discovery(network, config.network, accept=_genuine(domain), eager=True) as discovery,
     ):
         await nursery.start(engine.run)
-        transport, payee = around(network, domain, key), till.payee
-        hints = Hints(
-            transport=transport,
-            discovery=discovery,
-            clock=clock,
-            domain=domain,
-            rng=rng,
-            bootstrap=config.network.bootstrap,
-        )
-        seller = Seller(
-            transport=transport,
-            hints=hints,
-            discovery=discovery,
-            engine=engine,
-            clock=clock,
-            domain=domain,
-            key=key,
-            payee=account,
-            store=stores.worker,
-            rng=rng,
-            config=config.worker,
-            engine_config=config.engine,
-        )
-        ports = SegmentPorts(
-            domain=domain,
-            key=key,
-            engine=engine,
-            payee=payee,
-            store=stores.worker,
-            clock=clock,
-            started=seller.started,
-            reservation_s=config.worker.reservation_s,
-            payment_s=config.worker.payment_s,
-        )
-        worker = Worker(ports=ports, seller=seller, config=config.worker)
         own = (folder.manifest.encode(), *folder.client_files().values())
-        files = FileServer(FolderFiles(Home(config.home).files, own=own))
-        dispatcher = Dispatcher(
-            transport,
-            hints.handlers,
-            seller.handlers,
-            payee.handlers,
-            worker.handlers,
-            files.handlers,
-            {Resume: _resume(payee)},
-            greeters=(hints.greet, payee.greet),
-        )
-        for role in (hints, worker, files, seller, dispatcher, till.redeemer):
-            await nursery.start(role.run)
-        yield Vendor(
-            address=address,
-            transport=transport,
+        ports = ShopPorts(
+            transport=around(network, domain, key),
+            discovery=discovery,
             engine=engine,
-            seller=seller,
-            worker=worker,
-            till=till,
+            stores=stores,
+            files=FolderFiles(Home(config.home).files, own=own),
+            clock=SystemClock(),
+            rng=secrets.SystemRandom(),
         )
+        async with selling(config, key, ports, till.cashier) as shop:
+            yield Vendor(
+                address=address,
+                transport=ports.transport,
+                engine=engine,
+                seller=shop.seller,
+                worker=shop.worker,
+                till=till,
+            )
         nursery.cancel_scope.cancel()
-
-
-def _resume(payee: Payee) -> Handler:
-    async def handle(session: Session, inbound: Inbound) -> None:
-        assert isinstance(inbound.frame, Resume)
-        await payee.on_resume(session, inbound.frame)
-
-    return handle
 
 
 def _load_model(config: Config) -> ModelFolder:

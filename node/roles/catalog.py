@@ -155,7 +155,7 @@ class Catalog:
         content = self._files.read(sha256)
         if content is not None:
             return content
-        search = _Search(sha256=sha256, size_max=size_max)
+        search = _Search(sha256=sha256, size_max=size_max, rng=self._rng)
         give_up_s = self._clock.monotonic_s() + self._discover_s
         with trio.move_on_after(FETCH_S):
             async with trio.open_nursery() as nursery:
@@ -197,6 +197,7 @@ class _Search:
 
     sha256: Hash
     size_max: int
+    rng: random.Random
     asked: set[Address] = field(default_factory=set)
     running: int = 0
     content: bytes | None = None
@@ -204,7 +205,10 @@ class _Search:
 
     async def ask(self, session: Session) -> None:
         try:
-            self.content = await fetch(session, self.sha256, size_max=self.size_max)
+            channel = self.rng.randbytes(16)
+            self.content = await fetch(
+                session, self.sha256, channel=channel, size_max=self.size_max
+            )
         except (PeerError, Unavailable) as error:
             log.info("file not fetched", worker=checksum(session.peer), reason=str(error))
         finally:

@@ -1,9 +1,9 @@
 """Content by hash between peers: manifests, tokenizers and templates, bounded and checked."""
 
 import hashlib
-import secrets
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
 
 import structlog
 import trio
@@ -17,6 +17,8 @@ from node.roles.ports import Channel, Files, Inbound, Session
 
 log = structlog.get_logger("files")
 
+T = TypeVar("T")
+
 TRANSFER_S = 60.0
 TRANSFERS_MAX = 32
 """Files being sent at once, over all peers."""
@@ -27,11 +29,25 @@ REPLY_S = 5.0
 """How long a refusal may wait for a peer that does not read."""
 
 
+class Aside(Protocol):
+    """Runs blocking work off the loop, as `trio.to_thread.run_sync` does."""
+
+    def __call__(self, work: Callable[..., T], /, *args: object) -> Awaitable[T]:
+        """What `work` returns."""
+        ...
+
+
 class FileServer:
     """Sends the files that this node offers to whoever asks by hash."""
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: Files, *, aside: Aside = trio.to_thread.run_sync) -> None:
+        """
+        Args:
+            files: What there is.
+            aside: Where a file is read and hashed.
+        """
         self._files = files
+        self._aside = aside
         self._running: Counter[Address] = Counter()
         """Transfers by peer."""
         self._nursery: trio.Nursery | None = None
@@ -59,7 +75,7 @@ class FileServer:
     async def _serve(self, peer: Address, channel: Channel, sha256: Hash) -> None:
         try:
             # Off the loop: a file is read and hashed whole.
-            content = await trio.to_thread.run_sync(self._files.read, sha256)
+            content = await self._aside(self._files.read, sha256)
             if content is None:
                 await _refuse(channel, "no such file")
                 return
@@ -94,8 +110,8 @@ async def fetch(
     session: Session,
     sha256: Hash,
     *,
+    channel: bytes,
     size_max: int = limits.FILE_BYTES_MAX,
-    channel_id: Callable[[], bytes] = lambda: secrets.token_bytes(16),
 ) -> bytes:
     """A file by its hash from the peer.
 
@@ -103,21 +119,21 @@ async def fetch(
         session: Whom to ask.
         sha256: What the content must hash to.
         size_max: Largest size, in bytes, that is taken.
-        channel_id: Where the transfer's 16-byte id comes from.
+        channel: The transfer's 16-byte id: drawn at random, so that no peer can be in its way.
 
     Raises:
         PeerError: What came is not that file.
         Unavailable: The peer does not have it, was too slow, or left.
     """
-    channel = session.open_channel(channel_id())
+    transfer = session.open_channel(channel)
     try:
         with trio.fail_after(TRANSFER_S):
-            await channel.send(FileWanted(job=channel.job, sha256=sha256))
-            content = await _collect(channel, size_max)
+            await transfer.send(FileWanted(job=channel, sha256=sha256))
+            content = await _collect(transfer, size_max)
     except trio.TooSlowError:
         raise Unavailable("the peer sent a file too slowly") from None
     finally:
-        channel.close()
+        transfer.close()
     if hashlib.sha256(content).digest() != sha256:
         raise PeerError("a file that does not match its hash")
     return content

@@ -305,6 +305,9 @@ async def test_what_is_sold_is_named_where_a_model_is_not(autojump_clock: MockCl
 # ------------------------------------------------------------------------------------ the server
 
 
+TRANSFER = b"t" * 16
+
+
 @asynccontextmanager
 async def served(*contents: bytes) -> Any:
     """A file server, and the client's end of a session with it."""
@@ -321,11 +324,13 @@ async def served(*contents: bytes) -> Any:
 async def test_a_file_arrives_whole() -> None:
     async with served(TOKENIZER, b"") as (session, _):
         for content in (TOKENIZER, b""):
-            assert await fetch(session, hashlib.sha256(content).digest()) == content
+            assert (
+                await fetch(session, hashlib.sha256(content).digest(), channel=TRANSFER) == content
+            )
         with pytest.raises(Unavailable, match="no such file"):
-            await fetch(session, bytes(32))
+            await fetch(session, bytes(32), channel=TRANSFER)
         with pytest.raises(PeerError, match="larger than"):
-            await fetch(session, hashlib.sha256(TOKENIZER).digest(), size_max=100)
+            await fetch(session, hashlib.sha256(TOKENIZER).digest(), channel=TRANSFER, size_max=100)
 
 
 async def test_a_peer_has_only_so_many_transfers_and_those_refused_leave_nothing() -> None:

@@ -4,13 +4,15 @@ The first use imports web3, which takes a second: in a thread, and only where so
 """
 
 import json
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
-import trio
-
 from node.protocol.fields import Address
 from node.roles.transactions import Intent, Outcome
+
+Aside = Callable[[Callable[[], Any]], Awaitable[Any]]
+"""Runs blocking work off the loop: `Rpc.run_sync`."""
 
 
 async def intent(
@@ -20,6 +22,7 @@ async def intent(
     contract: str,
     function: str,
     *args: Any,
+    aside: Aside,
     gas: int | None = None,
 ) -> Intent:
     """The transaction that makes this call.
@@ -31,17 +34,21 @@ async def intent(
         contract: Its name, for the ABI.
         function: What to call.
         args: Its arguments (`contracts.encode_call`).
+        aside: Runs blocking work off the loop.
         gas: Limit; None to have it estimated.
     """
-    data = await trio.to_thread.run_sync(partial(_encode, contract, function, *args))
+    data = await aside(partial(_encode, contract, function, *args))
     return Intent(kind=kind, note=json.dumps(note, sort_keys=True), to=to, data=data, gas=gas)
 
 
-async def events(outcome: Outcome, event: str) -> list[dict[str, Any]]:
+async def events(outcome: Outcome, event: str, *, aside: Aside) -> list[dict[str, Any]]:
     """Arguments of the escrow's events of this name, in their order."""
     from node.adapters.chain import contracts
 
-    return await trio.to_thread.run_sync(contracts.decode_events, "Escrow", event, outcome.logs)
+    found: list[dict[str, Any]] = await aside(
+        partial(contracts.decode_events, "Escrow", event, outcome.logs)
+    )
+    return found
 
 
 def _encode(contract: str, function: str, *args: Any) -> bytes:

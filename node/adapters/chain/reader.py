@@ -1,7 +1,7 @@
 """The escrow, read at the finality depth: everything of one answer is from one block."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -41,16 +41,25 @@ class EscrowReader:
     Does not follow anything; a worker uses `follower.CachedChain` around it.
     """
 
-    def __init__(self, rpc: Rpc, *, escrow: Address, finality_blocks: int) -> None:
+    def __init__(
+        self,
+        rpc: Rpc,
+        *,
+        escrow: Address,
+        finality_blocks: int,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         """
         Args:
             rpc: Where to ask.
             escrow: The contract.
             finality_blocks: Blocks on top of one before what it says is believed.
+            now: Monotonic seconds.
         """
         self._rpc = rpc
         self._escrow = "0x" + escrow.hex()
         self._finality_blocks = finality_blocks
+        self._now = now
         self._final: tuple[int, float] | None = None
 
     async def view(self, *, payer: Address, payee: Address, signer: Address) -> ChainView:
@@ -128,12 +137,12 @@ class EscrowReader:
         Raises:
             Unavailable: No RPC answered.
         """
-        if self._final is not None and time.monotonic() - self._final[1] < age_max_s:
+        if self._final is not None and self._now() - self._final[1] < age_max_s:
             return self._final[0]
         (head,) = await self._rpc.batch((Call("eth_blockNumber"),))
         before = self._final[0] if self._final is not None else 0
         number = max(before, quantity(head) - self._finality_blocks)
-        self._final = (number, time.monotonic())
+        self._final = (number, self._now())
         return number
 
     def _call(self, block: int, signature: str, *args: bytes | int) -> Call:

@@ -48,6 +48,7 @@ class EscrowSettlement:
         self._reader = reader
         self._transactor = transactor
         self._escrow = escrow
+        self._aside = rpc.run_sync
 
     @property
     def problem(self) -> str:
@@ -89,8 +90,10 @@ class EscrowSettlement:
         note = {"vouchers": len(batch), "owed_micro": sum(due.owed_micro for due in batch)}
         # Not estimated: a record's cost depends on what the others of its batch do.
         call = ("Escrow", "redeem", pack(groups))
-        wanted = await intent(REDEEM, note, self._escrow, *call, gas=gas_limit(groups))
-        return await _redemption(await self._transactor.transact(wanted))
+        wanted = await intent(
+            REDEEM, note, self._escrow, *call, aside=self._aside, gas=gas_limit(groups)
+        )
+        return await self._redemption(await self._transactor.transact(wanted))
 
     async def submit_lock(self, lock: Signed[Lock]) -> None:
         """Have the escrow set a lock (`Settlement.submit_lock`)."""
@@ -98,16 +101,18 @@ class EscrowSettlement:
         note = {"payer": checksum(each.payer), "total_micro": each.total, "nonce": each.nonce}
         fields = (each.payer, each.payee, each.total, each.nonce, each.expiry)
         call = ("Escrow", "submitLock", fields, lock.signature)
-        await self._transactor.transact(await intent(LOCK, note, self._escrow, *call))
+        await self._transactor.transact(
+            await intent(LOCK, note, self._escrow, *call, aside=self._aside)
+        )
 
     async def claim(self, to: Address) -> Claimed | None:
         """Pay our credit out, if there is any (`Settlement.claim`)."""
         if not await self._reader.credit(self._transactor.address):
             return None
         note = {"to": checksum(to)}
-        wanted = await intent(CLAIM, note, self._escrow, "Escrow", "claim", to)
+        wanted = await intent(CLAIM, note, self._escrow, "Escrow", "claim", to, aside=self._aside)
         outcome = await self._transactor.transact(wanted)
-        (event,) = await events(outcome, "Claimed")
+        (event,) = await events(outcome, "Claimed", aside=self._aside)
         return Claimed(
             tx_hash=outcome.tx_hash,
             block=outcome.transaction.block,
@@ -121,31 +126,30 @@ class EscrowSettlement:
         outcome = await self._transactor.settle()
         if outcome is None or outcome.transaction.kind != REDEEM:
             return None
-        return await _redemption(outcome)
+        return await self._redemption(outcome)
 
-
-async def _redemption(outcome: Outcome) -> Redemption:
-    redeemed = await events(outcome, "VoucherRedeemed")
-    skipped = await events(outcome, "VoucherSkipped")
-    return Redemption(
-        tx_hash=outcome.tx_hash,
-        block=outcome.transaction.block,
-        gas_used=outcome.transaction.gas_used,
-        fee_wei=outcome.transaction.fee_wei,
-        vouchers=len(redeemed),
-        amount_micro=sum(event["amount"] for event in redeemed),
-        # Of two vouchers on one tab the later says more.
-        paid={event["tab"]: event["paid"] for event in redeemed},
-        skipped=tuple(
-            Skip(
-                payer=event["payer"],
-                payee=event["payee"],
-                index=event["index"],
-                reason=_reason(event["reason"]),
-            )
-            for event in skipped
-        ),
-    )
+    async def _redemption(self, outcome: Outcome) -> Redemption:
+        redeemed = await events(outcome, "VoucherRedeemed", aside=self._aside)
+        skipped = await events(outcome, "VoucherSkipped", aside=self._aside)
+        return Redemption(
+            tx_hash=outcome.tx_hash,
+            block=outcome.transaction.block,
+            gas_used=outcome.transaction.gas_used,
+            fee_wei=outcome.transaction.fee_wei,
+            vouchers=len(redeemed),
+            amount_micro=sum(event["amount"] for event in redeemed),
+            # Of two vouchers on one tab the later says more.
+            paid={event["tab"]: event["paid"] for event in redeemed},
+            skipped=tuple(
+                Skip(
+                    payer=event["payer"],
+                    payee=event["payee"],
+                    index=event["index"],
+                    reason=_reason(event["reason"]),
+                )
+                for event in skipped
+            ),
+        )
 
 
 def _reason(number: int) -> str:

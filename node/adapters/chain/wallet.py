@@ -148,13 +148,15 @@ class EscrowWallet:
             return _done(await self._deposit_with(permit, note, account))
         if await self._allowance() < amount_micro:
             approve = ("TestToken", "approve", self._escrow, amount_micro)
-            await self._transactor.transact(await intent("approve", note, self._token, *approve))
+            await self._transactor.transact(
+                await intent("approve", note, self._token, *approve, aside=self._rpc.run_sync)
+            )
         return _done(await self._call("deposit", note, "deposit", account, amount_micro))
 
     async def request_exit(self) -> tuple[Done, int]:
         """Start the exit's delay; returns the Unix second from which `exit` works."""
         outcome = await self._call("request an exit", {}, "requestExit")
-        (event,) = await events(outcome, "ExitRequested")
+        (event,) = await events(outcome, "ExitRequested", aside=self._rpc.run_sync)
         return _done(outcome), event["readyAt"]
 
     async def cancel_exit(self) -> Done:
@@ -165,7 +167,7 @@ class EscrowWallet:
         """Take everything out; returns how many micro that was."""
         note = {"to": checksum(to)}
         outcome = await self._call("exit", note, "exit", to)
-        (event,) = await events(outcome, "ExitCompleted")
+        (event,) = await events(outcome, "ExitCompleted", aside=self._rpc.run_sync)
         return _done(outcome), event["amount"]
 
     async def submit_lock(self, lock: Signed[Lock]) -> Done:
@@ -185,7 +187,7 @@ class EscrowWallet:
             raise WalletError("only a devnet's test token can be minted")
         note = {"amount_micro": amount_micro}
         call = ("TestToken", "mint", self.address, amount_micro)
-        wanted = await intent("mint", note, self._token, *call)
+        wanted = await intent("mint", note, self._token, *call, aside=self._rpc.run_sync)
         return _done(await self._transactor.transact(wanted))
 
     async def _deposit_with(
@@ -239,7 +241,9 @@ class EscrowWallet:
         return words(result, 1)[0]
 
     async def _call(self, kind: str, note: dict[str, Any], function: str, *args: Any) -> Outcome:
-        wanted = await intent(kind, note, self._escrow, "Escrow", function, *args)
+        wanted = await intent(
+            kind, note, self._escrow, "Escrow", function, *args, aside=self._rpc.run_sync
+        )
         return await self._transactor.transact(wanted)
 
     def _read(self, target: Address, block: int | None, signature: str, *args: bytes | int) -> Call:
