@@ -776,7 +776,7 @@ class Payments(RuleBasedStateMachine):
         for node in self.nodes.values():
             best = {row.tab.id: row.tab.best_micro for row in node.rows.values()}
             owed = sum(max(0, b - self.escrow.head.paid.get(t, 0)) for t, b in best.items())
-            lock = self.escrow.head.of(PAYER).locks.get(node.account, (0, 0, 0))[0]
+            lock = self.escrow.head.escrow.lock_of(PAYER, node.account).amount
             assert owed - lock <= RULES.credit_micro
 
     @invariant()
