@@ -62,6 +62,8 @@ contract Escrow is IEscrow, EIP712, ReentrancyGuardTransient {
 
     mapping(address account => Account) private _accounts;
     mapping(address payer => mapping(address payee => LockState)) private _locks;
+    // Slither doesn't follow writes through a storage pointer: setSigner fills it.
+    // slither-disable-next-line uninitialized-state
     mapping(address account => mapping(address signer => Signer)) private _signers;
 
     /// @param token_ The token that everything is paid in: an ERC-20 without fees or rebases.
@@ -259,6 +261,8 @@ contract Escrow is IEscrow, EIP712, ReentrancyGuardTransient {
         returns (uint256 amount, uint256 skipped)
     {
         bytes32 domain = _domainSeparatorV4();
+        // One zeroed buffer, which readRecord fills for each record before it is looked at.
+        // slither-disable-next-line uninitialized-local
         VoucherBatch.Record memory record;
         uint256 index = 0;
         uint256 offset = 0;
