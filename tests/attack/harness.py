@@ -37,7 +37,7 @@ MB: Final = 1024 * 1024
 
 OPTIONS: Final = Options(
     workers=1,
-    clients=2,
+    clients=3,
     # A pace like a GPU's, the same for all: with none, jobs would be shorter than the noise.
     worker_settings={"engine.tokens_per_s_max": 90.0, "network.dht": True},
 )
@@ -348,7 +348,7 @@ def open_world(
     options: Options = OPTIONS,
     *,
     full: bool,
-    honest_every_s: float | None = 0.25,
+    honest_every_s: float | None = 0.4,
     say: Callable[[str], None] = lambda _: None,
 ) -> Iterator[World]:
     """A devnet with honest traffic on it.
