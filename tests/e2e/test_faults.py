@@ -20,7 +20,7 @@ from tests.e2e.conftest import Devnet, devnet_up
 pytestmark = [pytest.mark.devnet, pytest.mark.timeout(600)]
 PROMPT = "What is a voucher?"
 SILENCE_S = 2.0
-STARTS_WITHIN_S = 30.0
+STARTS_WITHIN_S = 90.0
 REASONS = {
     "overbill": "billed",
     "reprice": "where the terms come to",
