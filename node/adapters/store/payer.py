@@ -12,6 +12,7 @@ from node.adapters.store.packing import (
     signed_in,
     signed_out,
 )
+from node.adapters.store.schema import HALT_KEY
 from node.adapters.store.writer import Writer
 from node.protocol import codec
 from node.protocol.fields import Hash, Signed
@@ -21,8 +22,6 @@ from node.protocol.receipts_tree import InclusionProof
 from node.protocol.statements import Lock, LockRelease, Voucher
 from node.protocol.tabs import Tab
 from node.roles.stores import Duplicate, PayerRows, ReceiptProof
-
-HALT_KEY = "payer_halted"
 
 _RESERVATION = "job, attempt, tab, cap, hold, paid, due, accepted, receipt, receipt_due, closed"
 

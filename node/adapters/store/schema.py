@@ -12,6 +12,10 @@ from node.errors import ConfigError
 APPLICATION_ID: Final = 0x67707521
 """In the file's header: "gpu!"."""
 
+# Rows of `meta` that more than one module reads.
+HALT_KEY: Final = "payer_halted"
+"""Why this payer signs nothing any more."""
+
 V1: Final = """
 CREATE TABLE meta (
   key TEXT PRIMARY KEY,

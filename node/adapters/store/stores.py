@@ -13,6 +13,7 @@ from node.adapters.store.client import SqliteClientStore, SqliteMarketStore
 from node.adapters.store.payee import SqlitePayeeStore
 from node.adapters.store.payer import SqlitePayerStore
 from node.adapters.store.schema import VERSION, check_version, migrate
+from node.adapters.store.watermark import Watermark
 from node.adapters.store.worker import SqliteWorkerStore
 from node.adapters.store.writer import Writer
 from node.errors import ConfigError
@@ -24,18 +25,23 @@ BUSY_S = 5.0
 
 
 @asynccontextmanager
-async def open_stores(path: Path | None, *, domain: Domain) -> AsyncIterator[Stores]:
+async def open_stores(
+    path: Path | None, *, domain: Domain, old_ok: bool = False
+) -> AsyncIterator[Stores]:
     """Open a home's store for its owner, making or migrating the file where needed.
 
     Args:
         path: The file; None keeps everything in memory (for tests).
         domain: Which chain and escrow the home is bound to, from its first opening on.
+        old_ok: Open an old copy too, to take money out; from then on its payer signs nothing.
 
     Raises:
         ConfigError: The file belongs to another chain, a newer version or another program.
+        CorruptState: An old copy was put in the place of the file that was last in use.
         StoreFailed: The disk, or the file, is broken.
     """
-    writer = Writer(partial(_connect, path, domain))
+    mark = None if path is None else partial(Watermark.open, path, old_ok=old_ok)
+    writer = Writer(partial(_connect, path, domain), mark=mark)
     await writer.open()
     try:
         yield _stores(writer)

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import structlog
 import trio
 
+from node.adapters.store.watermark import Watermark
 from node.roles.stores import StoreFailed
 
 log = structlog.get_logger("store")
@@ -39,12 +40,20 @@ class _Job:
 class Writer:
     """Runs work on a connection, in order.  Open it before use, and close it."""
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+    def __init__(
+        self,
+        connect: Callable[[], sqlite3.Connection],
+        *,
+        mark: Callable[[sqlite3.Connection], Watermark] | None = None,
+    ) -> None:
         """
         Args:
             connect: Makes the connection, in autocommit mode; called in the thread.
+            mark: Opens what counts its commits; called in the thread.
         """
         self._connect = connect
+        self._open_mark = mark
+        self._mark: Watermark | None = None
         self._jobs: deque[_Job] = deque()
         self._arrived = threading.Condition()
         self._closing = False
@@ -114,7 +123,7 @@ class Writer:
 
     def _run(self) -> None:
         try:
-            connection = self._connect()
+            connection = self._connected()
         except BaseException as error:
             self._open_error = error
             self._opened.set()
@@ -126,6 +135,18 @@ class Writer:
                 _tell(jobs)
         finally:
             connection.close()
+            if self._mark is not None:
+                self._mark.close()
+
+    def _connected(self) -> sqlite3.Connection:
+        connection = self._connect()
+        try:
+            if self._open_mark is not None:
+                self._mark = self._open_mark(connection)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def _next(self) -> list[_Job]:
         with self._arrived:
@@ -141,8 +162,7 @@ class Writer:
                 connection.execute("BEGIN IMMEDIATE")
                 for job in jobs:
                     _attempt(connection, job)
-                connection.execute("COMMIT")
-                self.commits += 1
+                self._commit(connection)
             else:
                 for job in jobs:
                     _attempt(connection, job)
@@ -150,6 +170,15 @@ class Writer:
             self._fail(connection, error)
             for job in jobs:  # each its own: one that is raised in many tasks grows in all of them
                 job.error, job.result = self._failure(), None
+
+    def _commit(self, connection: sqlite3.Connection) -> None:
+        if self._mark is None:
+            connection.execute("COMMIT")
+        else:
+            count = self._mark.count(connection)
+            connection.execute("COMMIT")
+            self._mark.note(count)
+        self.commits += 1
 
     def _fail(self, connection: sqlite3.Connection, error: BaseException) -> None:
         if not self._failed:
