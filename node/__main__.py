@@ -20,10 +20,19 @@ def main() -> None:
     """Run our command line, or replace this process by Node.js."""
     invoked_as = os.path.basename(sys.argv[0])
     if invoked_as != "node" or _is_ours(sys.argv[1:]):
-        from node.cli.main import run
-
-        sys.exit(run("node" if invoked_as == "__main__.py" else invoked_as))
+        sys.exit(_run("node" if invoked_as == "__main__.py" else invoked_as))
     hand_over(sys.argv[1:])
+
+
+def _run(name: str) -> int:
+    try:
+        from node.cli.main import run
+    except KeyboardInterrupt:  # later ones are `run`'s to tell of
+        from node.errors import ExitCode
+
+        sys.stderr.write("interrupted\n")
+        return ExitCode.INTERRUPTED
+    return run(name)
 
 
 def _is_ours(arguments: list[str]) -> bool:
