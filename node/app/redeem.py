@@ -54,12 +54,18 @@ class Till:
         return self.cashier.redeemer
 
 
-def report(config: Config, *, claim_to: str = "") -> dict[str, Any]:
+def report(config: Config, *, claim_to: str = "", old_store: bool = False) -> dict[str, Any]:
     """Redeem everything now; then pay the credit out to `claim_to` (0x…), if one is named.
+
+    Args:
+        config: The home's.
+        claim_to: 0x and 40 hex digits, or empty.
+        old_store: Also from an old copy of the store, which may do nothing else any more.
 
     Raises:
         WalletError: Refused, reverted, or no coins for gas.
         Unavailable: No RPC answered.
+        CorruptState: The store is an old copy.
     """
     logs.configure("warning")
     home = Home(config.home)
@@ -67,17 +73,17 @@ def report(config: Config, *, claim_to: str = "") -> dict[str, Any]:
     try:
         answer = control.call(home, "redeem", {"claim_to": claim_to}, timeout_s=REDEEM_S)
     except control.NotRunning:
-        return trio.run(_alone, config, claim_to)
+        return trio.run(_alone, config, claim_to, old_store)
     assert isinstance(answer, dict)
     return answer
 
 
-async def _alone(config: Config, claim_to: str) -> dict[str, Any]:
+async def _alone(config: Config, claim_to: str, old_store: bool) -> dict[str, Any]:
     home = Home(config.home)
     with home.own("redeem"):
         key = session_key(config)
         async with (
-            open_stores(home.store, domain=domain_of(config)) as stores,
+            open_stores(home.store, domain=domain_of(config), old_ok=old_store) as stores,
             open_till(config, key, stores) as till,
         ):
             return redeem_json(await till.redeemer.redeem_now(claim_to=parse_claim(claim_to)))

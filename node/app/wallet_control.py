@@ -85,42 +85,48 @@ def methods(wallet: Wallet) -> dict[str, control.Handler]:
     return {name: handler(action) for name, action in _ACTIONS.items()}
 
 
-def perform(config: Config, method: str, **parameters: Any) -> dict[str, Any]:
+def perform(
+    config: Config, method: str, *, old_store: bool = False, **parameters: Any
+) -> dict[str, Any]:
     """Do something with a home's wallet; JSON values, amounts in micro.
 
     Args:
         config: The home's.
         method: One of `wallet.show`, `.deposit`, `.withdraw`, `.stay`, `.lock`, `.claim`, `.mint`.
+        old_store: Also beside an old copy of the store: for taking money out.
         **parameters: JSON values, as `Wallet`'s method of that name has them; addresses as text.
 
     Raises:
         WalletError: Refused: by the figures, the escrow, or for lack of coins.
         Unavailable: No RPC answered, or another command owns the home.
         ConfigError: The home or its settings can't be used.
+        CorruptState: The store is an old copy.
     """
     home = Home(config.home)
     home.check()
     try:
         answer: dict[str, Any] = control.call(home, method, parameters, timeout_s=ANSWER_S)
     except control.NotRunning:
-        return trio.run(_alone, config, method, parameters)
+        return trio.run(_alone, config, method, parameters, old_store)
     return answer
 
 
-async def _alone(config: Config, method: str, parameters: Mapping[str, Any]) -> dict[str, Any]:
-    opened = _beside(config) if method == SHOW else _owning(config, method)
+async def _alone(
+    config: Config, method: str, parameters: Mapping[str, Any], old_store: bool
+) -> dict[str, Any]:
+    opened = _beside(config) if method == SHOW else _owning(config, method, old_store)
     async with opened as stores, open_wallet(config, session_key(config), stores) as wallet:
         answer: dict[str, Any] = asdict(await _ACTIONS[method](wallet, parameters))
     return answer
 
 
 @asynccontextmanager
-async def _owning(config: Config, method: str) -> AsyncIterator[Stores]:
+async def _owning(config: Config, method: str, old_store: bool) -> AsyncIterator[Stores]:
     home = Home(config.home)
     purpose = method.replace(".", " ")
     async with (
         home.own_within(WAIT_S, purpose=purpose, on_wait=say_waiting),
-        open_stores(home.store, domain=domain_of(config)) as stores,
+        open_stores(home.store, domain=domain_of(config), old_ok=old_store) as stores,
     ):
         yield stores
 

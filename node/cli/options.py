@@ -11,6 +11,9 @@ import click
 Command = Callable[..., Any]
 
 JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+OLD_STORE = click.option(
+    "--old-store", is_flag=True, help="Even though an old copy of the store was put back."
+)
 
 
 def with_config(**flags: str) -> Callable[[Command], Command]:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from node.cli.options import JSON, print_json, with_config
+from node.cli.options import JSON, OLD_STORE, print_json, with_config
 
 
 @click.command()
@@ -14,15 +14,16 @@ from node.cli.options import JSON, print_json, with_config
     "--claim-to", default="", metavar="ADDRESS",
     help="Then pay the whole credit out to this address.",
 )  # fmt: skip
+@OLD_STORE
 @JSON
-def redeem(config: Any, *, claim_to: str, as_json: bool) -> None:
+def redeem(config: Any, *, claim_to: str, old_store: bool, as_json: bool) -> None:
     """Redeem earned vouchers on chain now; what they bring becomes credit in the escrow."""
     from node.app import redeem as app
     from node.units import format_micro
 
     if claim_to and not re.fullmatch("0x[0-9a-fA-F]{40}", claim_to):
         raise click.UsageError(f"--claim-to {claim_to} is no address")
-    report = app.report(config, claim_to=claim_to)
+    report = app.report(config, claim_to=claim_to, old_store=old_store)
     if as_json:
         print_json(report)
         return

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from node.cli.options import JSON, print_json, with_config
+from node.cli.options import JSON, OLD_STORE, print_json, with_config
 from node.units import format_micro
 
 _AMOUNT = click.argument("amount_micro", type=click.IntRange(1), metavar="MICRO")
@@ -50,16 +50,17 @@ def deposit(config: Any, *, amount_micro: int, as_json: bool) -> None:
 @with_config()
 @_TO
 @click.option("--cancel", is_flag=True, help="Stay: end the exit that is under way.")
+@OLD_STORE
 @JSON
-def withdraw(config: Any, *, to: str, cancel: bool, as_json: bool) -> None:
+def withdraw(config: Any, *, to: str, cancel: bool, old_store: bool, as_json: bool) -> None:
     """Take everything out of the escrow.
 
     The first time it asks for the exit; run again once the delay is over, it is paid out.
     """
     if cancel:
-        _perform(config, "wallet.stay", as_json)
+        _perform(config, "wallet.stay", as_json, old_store=old_store)
     else:
-        _perform(config, "wallet.withdraw", as_json, to=to)
+        _perform(config, "wallet.withdraw", as_json, to=to, old_store=old_store)
 
 
 @wallet.command()
@@ -79,10 +80,11 @@ def lock(config: Any, *, payee: str, total_micro: int, hours: int, as_json: bool
 @wallet.command()
 @with_config()
 @_TO
+@OLD_STORE
 @JSON
-def claim(config: Any, *, to: str, as_json: bool) -> None:
+def claim(config: Any, *, to: str, old_store: bool, as_json: bool) -> None:
     """Have the escrow pay out what this account earned and redeemed."""
-    _perform(config, "wallet.claim", as_json, to=to)
+    _perform(config, "wallet.claim", as_json, to=to, old_store=old_store)
 
 
 @wallet.command()
