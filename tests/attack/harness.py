@@ -11,7 +11,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -106,8 +106,10 @@ class Attack(Protocol):
 class Attacker:
     """A process that attacks: niced, on a leash, orders on stdin, one JSON line as its result."""
 
-    def __init__(self, module: str, orders: Mapping[str, Any], log: Path) -> None:
-        command = ["nice", "-n", str(NICE), sys.executable, "-m", module]
+    def __init__(
+        self, module: str, orders: Mapping[str, Any], log: Path, *, nice: int = NICE
+    ) -> None:
+        command = ["nice", "-n", str(nice), sys.executable, "-m", module]
         self._log = log
         self._module = module
         with log.open("ab") as errors:
@@ -149,6 +151,14 @@ class Attacker:
         loaded: dict[str, Any] = json.loads(lines[-1])
         return loaded
 
+    def ended_lines(self) -> list[dict[str, Any]]:
+        """End it, and return what it had printed and nobody read (some 500 lines at most)."""
+        if self._process.poll() is None:
+            self._process.kill()
+        out, _ = self._process.communicate()
+        whole = [line for line in out.splitlines(keepends=True) if line.endswith("\n")]
+        return [json.loads(line) for line in whole]
+
     def stop(self) -> None:
         """End it, whatever it is doing."""
         if self._process.poll() is None:
@@ -159,9 +169,14 @@ class Attacker:
 class Honest:
     """An honest client, real and in a process of its own, that buys job after job."""
 
-    def __init__(self, home: Path, *, worker: str, every_s: float, log: Path) -> None:
-        command = [sys.executable, "-m", "tests.attack.honest", "--home", str(home)]
-        command += ["--worker", worker, "--every", str(every_s)]
+    def __init__(self, home: Path, arguments: Sequence[str], *, log: Path) -> None:
+        """
+        Args:
+            home: A funded client's.
+            arguments: For `tests.attack.honest`.
+            log: Where its stderr goes.
+        """
+        command = [sys.executable, "-m", "tests.attack.honest", "--home", str(home), *arguments]
         with log.open("ab") as errors:
             self._process = subprocess.Popen(
                 leashed(command),
@@ -175,7 +190,8 @@ class Honest:
         self.log = log
         self.jobs: list[Job] = []
         self._first = threading.Event()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
 
     @property
     def pid(self) -> int:
@@ -195,6 +211,16 @@ class Honest:
     def between(self, since_s: float, until_s: float) -> list[Job]:
         """Jobs that began within a window of monotonic time."""
         return [job for job in list(self.jobs) if since_s <= job.began_s <= until_s]
+
+    def wait_end(self, timeout_s: float) -> list[Job]:
+        """All its jobs, once it has ended by itself."""
+        code = self._process.wait(timeout_s)
+        self._thread.join(5)
+        if code != 0:
+            raise AssertionError(
+                f"ended with {code}:\n{self.log.read_text(errors='replace')[-3000:]}"
+            )
+        return self.jobs
 
     def stop(self) -> None:
         """End it."""
@@ -272,13 +298,16 @@ class World:
             **more,
         }
 
-    def start(self, name: str, **orders: Any) -> Attacker:
+    def start(self, name: str, *, nice: int = NICE, **orders: Any) -> Attacker:
         """Start `tests.attack.attackers.NAME` against the victim; ended with the world at the last.
 
         Call it from the main thread: the process ends with the thread that started it.
         """
         attacker = Attacker(
-            f"tests.attack.attackers.{name}", self.orders(**orders), self.scratch / f"{name}.log"
+            f"tests.attack.attackers.{name}",
+            self.orders(**orders),
+            self.scratch / f"{name}.log",
+            nice=nice,
         )
         self._stack.callback(attacker.stop)
         return attacker
@@ -317,11 +346,19 @@ class World:
         worker = checksum(self.victim.identity.address)
         for client in self.net.clients[-2:]:
             log = self.scratch / f"{client.home.name}.log"
-            honest = Honest(client.home, worker=worker, every_s=every_s, log=log)
-            self.honest.append(honest)
-            self._stack.callback(honest.stop)
+            arguments = ["--worker", worker, "--every", str(every_s)]
+            self.honest.append(self._honest(client.home, arguments, log))
         for honest in self.honest:
             honest.wait_first()
+
+    def start_buyer(self, home: Path, *arguments: str) -> Honest:
+        """An honest client for the attack's own use, `tests.attack.honest` with `arguments`."""
+        return self._honest(home, arguments, self.scratch / f"{home.name}-buyer.log")
+
+    def _honest(self, home: Path, arguments: Sequence[str], log: Path) -> Honest:
+        honest = Honest(home, arguments, log=log)
+        self._stack.callback(honest.stop)
+        return honest
 
     def close(self) -> None:
         """End attackers and honest clients."""

@@ -9,7 +9,7 @@ import argparse
 import json
 import time
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +73,7 @@ async def buy(
 
     began_s = time.monotonic()
     request = SubmitRequest(
-        prompt=QUESTION, max_tokens=tokens, ignore_eos=True, worker=worker, started_s=began_s
+        prompt=question, max_tokens=tokens, ignore_eos=True, worker=worker, started_s=began_s
     )
     watch, failure, got = Watch(), "", 0
     try:
@@ -114,6 +114,9 @@ async def main(options: argparse.Namespace) -> None:
 
     logs.configure("warning")
     config = load(options.home)
+    if options.bootstrap:
+        network = replace(config.network, bootstrap=tuple(options.bootstrap))
+        config = replace(config, network=network)
     home, key = Home(config.home), session_key(config)
     async with (
         open_stores(home.store, domain=domain_of(config)) as stores,
@@ -121,7 +124,10 @@ async def main(options: argparse.Namespace) -> None:
     ):
         due_s, number = time.monotonic(), 0
         while options.jobs is None or number < options.jobs:
-            job = await buy(buyer, config, worker=options.worker, tokens=options.tokens)
+            question = QUESTION + " voucher" * options.words
+            job = await buy(
+                buyer, config, worker=options.worker, tokens=options.tokens, question=question
+            )
             print(json.dumps(asdict(job)), flush=True)
             number += 1
             due_s = max(due_s + options.every, time.monotonic())
@@ -133,6 +139,8 @@ def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--worker", default="", help="address; empty: whoever is best")
+    parser.add_argument("--bootstrap", action="append", help="instead of the home's; repeatable")
+    parser.add_argument("--words", type=int, default=0, help="more words in the prompt")
     parser.add_argument("--every", type=float, default=0.0, metavar="S")
     parser.add_argument("--jobs", type=int, default=None)
     parser.add_argument("--tokens", type=int, default=TOKENS)

@@ -1,6 +1,9 @@
 """The attacks, in the order of the table; numbers are those of the table."""
 
 from tests.attack.a01_malformed_frames import MalformedFrames
+from tests.attack.a04_yamux_floods import YamuxFloods
+from tests.attack.a05_half_open import HalfOpen
+from tests.attack.a06_segments import Segments
 from tests.attack.harness import Attack
 
-ATTACKS: tuple[Attack, ...] = (MalformedFrames(),)
+ATTACKS: tuple[Attack, ...] = (MalformedFrames(), YamuxFloods(), HalfOpen(), Segments())
