@@ -3,13 +3,13 @@ pragma solidity 0.8.37;
 
 import {IEscrow} from "../../src/interfaces/IEscrow.sol";
 import {Statements} from "../support/Statements.sol";
+import {OwnedWallet} from "../support/Wallets.sol";
 import {Market} from "./Market.sol";
+import {Redemptions} from "./Redemptions.sol";
 
 /// @notice What anybody may do, in any order. Each action keeps to the rules that it knows, so that
 /// a revert is a finding, and checks what one step must keep.
-contract Handler is Market {
-    uint256 private lastCumulative;
-
+contract Handler is Redemptions {
     constructor(IEscrow escrow_) Market(escrow_) {}
 
     function warp(uint256 seconds_) external {
@@ -18,16 +18,53 @@ contract Handler is Market {
 
     // ------------------------------------------------------------------------ deposits and exits
 
+    /// @dev How much of `amount` the account may take now.
+    function depositable(uint256 to, uint256 amount) private view returns (uint256) {
+        if (exitReadyAt(to) != 0) return 0;
+        (uint256 held, uint256 locked,) = escrow.accounts(payer(to));
+        uint256 room = escrow.DEPOSIT_CAP() - held - locked;
+        return room == 0 ? 0 : bound(amount, 1, min(DEPOSIT_MAX, room));
+    }
+
     function deposit(uint256 to, uint256 amount) external atItsTime {
         to %= PAYERS;
-        if (exitReadyAt(to) != 0) return;
-        (uint256 held, uint256 locked,) = escrow.accounts(payer(to));
-        if (held + locked == escrow.DEPOSIT_CAP()) return;
-        amount = bound(amount, 1, min(DEPOSIT_MAX, escrow.DEPOSIT_CAP() - held - locked));
+        amount = depositable(to, amount);
+        if (amount == 0) return;
         token.mint(address(this), amount);
         token.approve(address(escrow), amount);
         escrow.deposit(payer(to), amount);
-        deposited += amount;
+        deposited[to] += amount;
+    }
+
+    /// @dev By the first payer, which has a key of its own, for any.
+    function depositWithPermit(uint256 to, uint256 amount, bool usedUp) external atItsTime {
+        to %= PAYERS;
+        amount = depositable(to, amount);
+        if (amount == 0) return;
+        token.mint(payer(0), amount);
+        (uint8 v, bytes32 r, bytes32 s) = permit(amount);
+        if (usedUp) token.permit(payer(0), address(escrow), amount, block.timestamp, v, r, s);
+        vm.prank(payer(0));
+        escrow.depositWithPermit(payer(to), amount, block.timestamp, v, r, s);
+        deposited[to] += amount;
+    }
+
+    function permit(uint256 amount) private view returns (uint8 v, bytes32 r, bytes32 s) {
+        bytes32 statement = keccak256(
+            abi.encode(
+                keccak256(
+                    "Permit(address owner,address spender,uint256 value,uint256 nonce,uint256 deadline)"
+                ),
+                payer(0),
+                address(escrow),
+                amount,
+                token.nonces(payer(0)),
+                block.timestamp
+            )
+        );
+        return vm.sign(
+            PAYER_KEYS, keccak256(abi.encodePacked(hex"1901", token.DOMAIN_SEPARATOR(), statement))
+        );
     }
 
     function requestExit(uint256 by) external atItsTime {
@@ -35,6 +72,7 @@ contract Handler is Market {
         if (exitReadyAt(by) != 0) return;
         vm.prank(payer(by));
         escrow.requestExit();
+        exitAskedAt[by] = block.timestamp;
     }
 
     /// @param mind Mostly an exit goes on.
@@ -43,17 +81,20 @@ contract Handler is Market {
         if (exitReadyAt(by) == 0 || mind % 4 != 0) return;
         vm.prank(payer(by));
         escrow.cancelExit();
+        exitAskedAt[by] = 0;
     }
 
     /// @dev Tried at any time: it must work after the delay, and never before.
     function exit(uint256 by) external atItsTime {
         by %= PAYERS;
-        (uint256 held, uint256 locked, uint64 readyAt) = escrow.accounts(payer(by));
-        bool due = readyAt != 0 && readyAt <= block.timestamp;
+        (uint256 held, uint256 locked,) = escrow.accounts(payer(by));
+        uint256 askedAt = exitAskedAt[by];
+        bool due = askedAt != 0 && askedAt + escrow.EXIT_DELAY() <= block.timestamp;
         vm.prank(payer(by));
-        try escrow.exit(address(0xE)) {
+        try escrow.exit(EXITS) {
             vm.assertTrue(due, "an exit before its time");
-            exited += held + locked;
+            exited[by] += held + locked;
+            exitAskedAt[by] = 0;
         } catch {
             vm.assertTrue(!due, "an exit held up");
         }
@@ -78,7 +119,7 @@ contract Handler is Market {
     }
 
     /// @dev Tried at any size: a live lock falls only by its payee's hand.
-    function submitLock(uint256 by, uint256 to, uint128 total, uint64 time, bool hot, bool byPayee)
+    function submitLock(uint256 by, uint256 to, uint128 total, uint64 time, bool hot, uint8 hand_)
         external
         atItsTime
     {
@@ -95,11 +136,14 @@ contract Handler is Market {
         bytes memory signature = Statements.sign(d.key, Statements.digest(SEPARATOR, lock));
         bool weaker =
             d.amount != 0 && d.expiry > block.timestamp && (total < d.amount || expiry < d.expiry);
-        vm.prank(byPayee ? payee(d.payee) : payer(d.payer));
+        (address caller, bool byPayee) = callerFor(d.payee, hand_);
+        bool counts = hot || keyCounts(d.payer);
+        vm.prank(caller);
         try escrow.submitLock(lock, signature) {
-            vm.assertTrue(byPayee || !weaker, "a lock weakened by its payer");
+            vm.assertTrue(counts, "a lock that nobody signed");
+            vm.assertTrue(byPayee || !weaker, "a lock weakened by others than its payee");
         } catch {
-            vm.assertTrue(!byPayee && weaker, "a lock held up");
+            vm.assertTrue(!counts || (!byPayee && weaker), "a lock held up");
         }
     }
 
@@ -110,14 +154,16 @@ contract Handler is Market {
         escrow.lowerLock(payer(d.payer), uint128(bound(total, 0, d.amount - 1)));
     }
 
-    function release(uint256 by, uint256 to, uint128 total) external atItsTime {
+    function release(uint256 by, uint256 to, uint128 total, bool hot) external atItsTime {
         Draft memory d = draft(by, to);
         if (d.amount == 0) return;
+        if (hot && !signerLive(PAYERS + d.payee)) return;
         total = uint128(bound(total, 0, d.amount - 1));
         IEscrow.LockRelease memory statement =
             IEscrow.LockRelease(payer(d.payer), payee(d.payee), total, d.nonce + 1);
         bytes32 digest = Statements.digest(SEPARATOR, statement);
-        escrow.submitLockRelease(statement, Statements.sign(PAYEE_KEYS + d.payee, digest));
+        uint256 key = hot ? SIGNER_KEYS + PAYERS : PAYEE_KEYS;
+        escrow.submitLockRelease(statement, Statements.sign(key + d.payee, digest));
     }
 
     function expireLock(uint256 by, uint256 to) external atItsTime {
@@ -133,127 +179,33 @@ contract Handler is Market {
     // ---------------------------------------------------------------------------------- signers
 
     function setSigner(uint256 by, uint64 time, uint128 cap) external atItsTime {
-        by %= PAYERS;
-        (uint64 expiry, uint128 oldCap,) = escrow.signers(payer(by), signer(by));
+        by %= PAYERS + PAYEES;
+        (uint64 expiry, uint128 oldCap,) = escrow.signers(party(by), signer(by));
         uint64 next = uint64(block.timestamp + bound(time, 1, 5 days));
         cap = uint128(bound(cap, 0, 3 * DEPOSIT_MAX));
         if (expiry > block.timestamp) {
             if (next < expiry) next = expiry;
             if (cap < oldCap) cap = oldCap;
         }
-        vm.prank(payer(by));
+        vm.prank(party(by));
         escrow.setSigner(signer(by), next, cap);
     }
 
     function thawSigner(uint256 by) external atItsTime {
-        by %= PAYERS;
+        by %= PAYERS + PAYEES;
         if (!signerLive(by)) return;
-        vm.prank(payer(by));
+        (uint64 before,,) = escrow.signers(party(by), signer(by));
+        vm.prank(party(by));
         escrow.thawSigner(signer(by));
+        (uint64 expiry,,) = escrow.signers(party(by), signer(by));
+        vm.assertEq(expiry, min(before, block.timestamp + escrow.EXIT_DELAY()), "thawed");
     }
 
-    // ----------------------------------------------------------------------------------- redeem
-
-    /// @notice One voucher of a random size and signature, and what must come of it.
-    function redeemOne(uint256 by, uint256 to, uint256 kind, uint128 rise, uint8 key, bool byPayee)
-        external
-        atItsTime
-    {
-        Draft memory d = draft(by, to);
-        kind %= TABS_PER_PAIR;
-        bytes32 id = tabId(d.payer, d.payee, kind);
-        uint256 held = free(d.payer);
-        uint256 paid = escrow.tabPaid(id);
-        uint256 capLeft = signerCapLeft(d.payer);
-        bytes memory records = recordOf(d.payer, d.payee, kind, rise, hand(key));
-        redeemAs(byPayee ? payee(d.payee) : address(0xBAD), groupOf(d.payee, kind, records));
-        checkPaid(d, held, escrow.tabPaid(id) - paid);
-        if (hand(key) > 1) vm.assertEq(escrow.tabPaid(id), paid, "paid without a signature");
-        bool reserved = d.amount != 0 && kind == 2 && !byPayee;
-        if (reserved) vm.assertEq(escrow.tabPaid(id), paid, "a lock drawn by others");
-        if (reserved || hand(key) > 1 || lastCumulative <= paid) return;
-        if (hand(key) == 1 && !signerLive(d.payer)) return;
-        // A lock pays whatever signer the payer has; free funds, up to the signer's cap.
-        uint256 reach = d.amount + (hand(key) == 0 ? held : min(held, capLeft));
-        vm.assertEq(escrow.tabPaid(id), min(lastCumulative, paid + reach), "paid all that is there");
-    }
-
-    /// @param before The lock as it was.
-    /// @param held The free funds as they were.
-    function checkPaid(Draft memory before, uint256 held, uint256 amount) private view {
-        (uint128 lockLeft,,) = escrow.lockOf(payer(before.payer), payee(before.payee));
-        uint256 fromLock = before.amount - lockLeft;
-        vm.assertEq(free(before.payer) + amount, held + fromLock, "from its lock and free funds");
-        vm.assertEq(fromLock, min(amount, before.amount), "its own lock first");
-    }
-
-    /// @notice A batch of several groups with records of all sorts.
-    function redeemMany(uint256 seed, uint8 groups) external atItsTime {
-        bytes memory batch;
-        for (uint256 i = 0; i < bound(groups, 1, 3); ++i) {
-            seed = uint256(keccak256(abi.encode(seed)));
-            uint256 to = seed % PAYEES;
-            uint256 kind = (seed >> 8) % TABS_PER_PAIR;
-            bytes memory records;
-            for (uint256 j = 0; j < 1 + (seed >> 16) % 4; ++j) {
-                seed = uint256(keccak256(abi.encode(seed)));
-                records = abi.encodePacked(
-                    records, recordOf(seed % PAYERS, to, kind, seed >> 24, hand(seed >> 8))
-                );
-            }
-            batch = abi.encodePacked(batch, groupOf(to, kind, records));
-        }
-        redeemAs(seed & 1 == 0 ? payee(0) : address(0xBAD), batch);
-    }
-
-    function redeemAs(address caller, bytes memory batch) private {
-        uint256 before = creditsTotal();
-        vm.prank(caller);
-        (uint256 amount,) = escrow.redeem(batch);
-        vm.assertEq(creditsTotal() - before, amount, "credited");
-        credited += amount;
-        for (uint256 i = 0; i < TABS; ++i) {
-            bytes32 id = tabAt(i);
-            uint256 paid = escrow.tabPaid(id);
-            vm.assertGe(paid, paidBefore[id], "what a tab was paid fell");
-            paidBefore[id] = paid;
-        }
-    }
-
-    function groupOf(uint256 to, uint256 kind, bytes memory records)
-        private
-        view
-        returns (bytes memory)
-    {
-        return Statements.group(payee(to), model(kind), packedSplits(kind), records);
-    }
-
-    /// @dev Mostly the payer, often its signer, at times somebody who has no say.
-    function hand(uint256 key) private pure returns (uint256) {
-        key %= 8;
-        return key < 4 ? 0 : key < 6 ? 1 : key - 4;
-    }
-
-    /// @param who 0 the payer, 1 its signer, 2 the payee, 3 noise.
-    function recordOf(uint256 by, uint256 to, uint256 kind, uint256 rise, uint256 who)
-        private
-        returns (bytes memory)
-    {
-        bytes32 id = tabId(by, to, kind);
-        // Around what is signed already: lower, equal and higher.
-        uint128 cumulative = uint128(signedMost[id] * 3 / 4 + bound(rise, 0, DEPOSIT_MAX / 2));
-        IEscrow.Voucher memory voucher = IEscrow.Voucher(
-            payer(by), payee(to), model(kind), keccak256(packedSplits(kind)), cumulative, id
-        );
-        lastCumulative = cumulative;
-        bytes32 digest = Statements.digest(SEPARATOR, voucher);
-        if (who == 3) return Statements.record(voucher, abi.encodePacked(digest, id));
-        uint256 key =
-            (who == 0 ? PAYER_KEYS : who == 1 ? SIGNER_KEYS : PAYEE_KEYS) + (who == 2 ? to : by);
-        if ((who == 0 || (who == 1 && signerLive(by))) && cumulative > signedMost[id]) {
-            signedMost[id] = cumulative;
-        }
-        return Statements.record(voucher, Statements.sign(key, digest));
+    /// @dev What only the code of an account accepts, its code can refuse at any time.
+    function turnWallet(uint8 mind) external {
+        OwnedWallet wallet = OwnedWallet(payer(WALLET));
+        if (mind % 4 == 0) wallet.setOff();
+        else wallet.setOn();
     }
 
     // ------------------------------------------------------------------------------------ claim
@@ -263,23 +215,7 @@ contract Handler is Market {
         uint256 amount = escrow.credits(account);
         if (amount == 0) return;
         vm.prank(account);
-        escrow.claim(address(0xF));
-        claimed += amount;
-    }
-
-    /// @notice Everybody who can have credit.
-    function creditor(uint256 i) public view returns (address) {
-        if (i < PAYEES) return payee(i);
-        return i == PAYEES ? curator() : treasury();
-    }
-
-    function creditors() public pure returns (uint256) {
-        return PAYEES + 2;
-    }
-
-    function creditsTotal() public view returns (uint256 total) {
-        for (uint256 i = 0; i < creditors(); ++i) {
-            total += escrow.credits(creditor(i));
-        }
+        escrow.claim(CLAIMS);
+        claimed[account] += amount;
     }
 }

@@ -5,14 +5,17 @@ import {TestToken} from "../../src/TestToken.sol";
 import {IEscrow} from "../../src/interfaces/IEscrow.sol";
 import {Statements} from "../support/Statements.sol";
 import {Vm} from "../support/Vm.sol";
+import {OwnedWallet} from "../support/Wallets.sol";
 
 /// @notice The parties of a small market, and what an onlooker knows of it: who signed what, and
 /// what came in and went out. {Handler} acts on it, and the invariants look at it.
 abstract contract Market {
     Vm internal constant vm = Vm(address(uint160(uint256(keccak256("hevm cheat code")))));
 
-    uint256 public constant PAYERS = 2;
+    uint256 public constant PAYERS = 3;
     uint256 public constant PAYEES = 2;
+    /// @dev The last payer and the last payee are accounts with code; their owners' keys sign.
+    uint256 internal constant WALLET = PAYERS - 1;
     uint256 public constant TABS_PER_PAIR = 3;
     uint256 public constant TABS = PAYERS * PAYEES * TABS_PER_PAIR;
     uint256 internal constant PAYER_KEYS = 0x1000;
@@ -21,6 +24,9 @@ abstract contract Market {
     bytes32 internal constant MODEL = keccak256("model");
     bytes32 internal constant OTHER_MODEL = keccak256("other model");
     uint256 internal constant DEPOSIT_MAX = 10_000;
+    /// @dev Where everybody has paid out what they take out.
+    address public constant EXITS = address(0xE);
+    address public constant CLAIMS = address(0xF);
 
     IEscrow public immutable escrow;
     TestToken public immutable token;
@@ -28,12 +34,12 @@ abstract contract Market {
 
     /// @dev forge forgets a warp between two calls.
     uint256 public clock = block.timestamp;
-    uint256 public deposited;
-    uint256 public exited;
-    uint256 public claimed;
-    uint256 public credited;
+    mapping(uint256 payer => uint256 amount) public deposited;
+    mapping(uint256 payer => uint256 amount) public exited;
+    mapping(uint256 payer => uint256 time) public exitAskedAt;
+    mapping(address account => uint256 amount) public claimed;
+    mapping(address account => uint256 amount) public credited;
     mapping(bytes32 tab => uint256 cumulative) public signedMost;
-    mapping(bytes32 tab => uint256 paid) public paidBefore;
 
     // Kept: deriving an address from a key is the slowest thing here.
     address[] private payers;
@@ -44,11 +50,13 @@ abstract contract Market {
     constructor(IEscrow escrow_) {
         escrow = escrow_;
         for (uint256 i = 0; i < PAYERS; ++i) {
-            payers.push(vm.addr(PAYER_KEYS + i));
-            signers.push(vm.addr(SIGNER_KEYS + i));
+            payers.push(i == WALLET ? walletOf(PAYER_KEYS + i) : vm.addr(PAYER_KEYS + i));
         }
         for (uint256 i = 0; i < PAYEES; ++i) {
-            payees.push(vm.addr(PAYEE_KEYS + i));
+            payees.push(i == PAYEES - 1 ? walletOf(PAYEE_KEYS + i) : vm.addr(PAYEE_KEYS + i));
+        }
+        for (uint256 i = 0; i < PAYERS + PAYEES; ++i) {
+            signers.push(vm.addr(SIGNER_KEYS + i));
         }
         for (uint256 i = 0; i < TABS; ++i) {
             uint256 kind = i % TABS_PER_PAIR;
@@ -59,6 +67,10 @@ abstract contract Market {
         }
         token = TestToken(escrow_.token());
         SEPARATOR = Statements.domain(block.chainid, address(escrow_));
+    }
+
+    function walletOf(uint256 key) private returns (address) {
+        return address(new OwnedWallet(vm.addr(key)));
     }
 
     modifier atItsTime() {
@@ -76,7 +88,12 @@ abstract contract Market {
         return payees[i];
     }
 
-    /// @notice The hot key of a payer.
+    /// @notice Payers first, then payees.
+    function party(uint256 i) public view returns (address) {
+        return i < PAYERS ? payers[i] : payees[i - PAYERS];
+    }
+
+    /// @notice The hot key of a party.
     function signer(uint256 i) public view returns (address) {
         return signers[i];
     }
@@ -89,6 +106,22 @@ abstract contract Market {
     /// credited.
     function treasury() public view returns (address) {
         return payer(0);
+    }
+
+    /// @notice Everybody who can have credit.
+    function creditor(uint256 i) public view returns (address) {
+        if (i < PAYEES) return payee(i);
+        return i == PAYEES ? curator() : treasury();
+    }
+
+    function creditors() public pure returns (uint256) {
+        return PAYEES + 2;
+    }
+
+    function creditsTotal() public view returns (uint256 total) {
+        for (uint256 i = 0; i < creditors(); ++i) {
+            total += escrow.credits(creditor(i));
+        }
     }
 
     /// @notice Tab 0 and 1 have no splits and different models; tab 2 has two splits.
@@ -122,13 +155,18 @@ abstract contract Market {
     }
 
     function signerLive(uint256 i) internal view returns (bool) {
-        (uint64 expiry,,) = escrow.signers(payer(i), signer(i));
+        (uint64 expiry,,) = escrow.signers(party(i), signer(i));
         return expiry > block.timestamp;
     }
 
     function signerCapLeft(uint256 i) internal view returns (uint256) {
         (, uint128 cap, uint128 spent) = escrow.signers(payer(i), signer(i));
         return spent < cap ? cap - spent : 0;
+    }
+
+    /// @dev Whether what the payer's own key signs counts now.
+    function keyCounts(uint256 i) internal view returns (bool) {
+        return i != WALLET || !OwnedWallet(payer(i)).off();
     }
 
     function bound(uint256 value, uint256 least, uint256 most) internal pure returns (uint256) {

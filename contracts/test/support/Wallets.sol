@@ -18,6 +18,10 @@ contract OwnedWallet {
         off = true;
     }
 
+    function setOn() external {
+        off = false;
+    }
+
     function isValidSignature(bytes32 hash, bytes calldata signature)
         external
         view
