@@ -42,6 +42,11 @@ from node.protocol.payer_state import (
 from node.protocol.statements import Voucher
 from node.units import MICRO_MAX, format_micro
 
+WAY_OUT = (
+    "put the newest copy of the home back; if it is lost, node wallet withdraw takes the deposit"
+    " out, and node init makes a new home"
+)
+
 
 def step(state: PayerState, event: Event, now_s: int) -> Step:
     """The next state, and what to do, in order: saves come before sends.
@@ -129,7 +134,7 @@ def _locked_elsewhere(state: PayerState) -> int:
 
 def _alive(state: PayerState) -> PayerState:
     if state.halted:
-        raise CorruptState(f"signing has stopped: {state.halted}")
+        raise CorruptState(f"signing has stopped: {state.halted}", hint=WAY_OUT)
     return state
 
 

@@ -1,0 +1,274 @@
+"""The kill runs: one role dies again and again, the rest of the market goes on."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from devnet.spawner import Child
+from tests.crash.world import COMMAND_S, Party, World, world
+
+REACH_S = 15.0
+"""A named point that is not passed by then is not on this run's way."""
+STARTING = 0.25
+"""Share of the random kills that find the worker at its start."""
+REDEEMS_PER_SALE = 3
+Told = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """Where to kill: at a named point, or (empty) at a random moment."""
+
+    point: str = ""
+    count: int = 1
+
+
+@dataclass(slots=True, kw_only=True)
+class Result:
+    """What a run of one role showed."""
+
+    role: str
+    kills: int = 0
+    points: int = 0
+    """Distinct named ones among them."""
+    missed: list[str] = field(default_factory=list)
+    """Named points that were not passed in time: nothing was killed there."""
+    jobs: int = 0
+    seconds: float = 0.0
+    violations: list[str] = field(default_factory=list)
+    books: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def passed(self) -> bool:
+        """Nothing was lost, nothing said twice, all books agree."""
+        return not self.violations and self.kills > 0
+
+
+def run(role: str, *, folder: Path, points: int, seed: int, named: int, tell: Told) -> Result:
+    """Kill one role.
+
+    Args:
+        role: A key of `ROLES`.
+        folder: Not there yet.
+        points: Kills at random moments.
+        seed: For the moments, and the choice of named points.
+        named: How many named points at most; 0 for all.
+        tell: Called with a line now and then.
+    """
+    folder.mkdir(parents=True)
+    started_s = time.monotonic()
+    with world(folder, clients=2, seed=seed) as market:
+        trace = folder / "trace"
+        kills = ROLES[role].trace(market, trace)
+        names = sorted(set(trace.read_text().split())) if trace.exists() else []
+        if named:
+            names = market.rng.sample(names, min(named, len(names)))
+        # The first pass finds a process at its start, a later one amid its work.
+        kills = [Kill(name, count) for name in names for count in ((1,) if named else (1, 4))]
+        kills += [Kill()] * points
+        market.rng.shuffle(kills)
+        result = Result(role=role)
+        reached: set[str] = set()
+        missed: set[str] = set()
+        told = 0
+        for number, (kill, hit) in enumerate(ROLES[role].kill_all(market, kills), start=1):
+            (reached if hit else missed).add(kill.point)
+            for line in market.violations[told:]:
+                tell(f"{role}: after {kill.point or 'a random kill'}: {line}")
+            told = len(market.violations)
+            if number % 20 == 0:
+                bad = len(market.violations)
+                tell(f"{role}: {number}/{len(kills)} kills, {market.jobs_done} jobs, {bad} faults")
+        result.books = market.settle()
+        result.kills, result.jobs = market.kills, market.jobs_done
+        result.points = len(reached - {""})
+        result.missed = sorted(missed - reached - {""})
+        result.violations = market.violations
+    result.seconds = time.monotonic() - started_s
+    return result
+
+
+# ----------------------------------------------------------------------------------------- worker
+
+
+def trace_worker(market: World, trace: Path) -> list[Kill]:
+    """Which points a worker passes: at its start, with two clients, and when it redeems."""
+    child = market.serve(trace=trace)
+    assert market.ready(child), market.worker.log.read_text()[-2000:]
+    for client in market.clients:
+        assert market.job(client), client.log.read_text()[-2000:]
+    market.redeem().wait(COMMAND_S)
+    market.kill(child)
+    return []
+
+
+def kill_worker(market: World, kills: Sequence[Kill]) -> Iterator[tuple[Kill, bool]]:
+    """The worker dies; clients go on ordering all the time."""
+    with _shopping(market):
+        for kill in kills:
+            child = market.serve(point=kill.point, count=kill.count)
+            if "chain" in kill.point or "broadcast" in kill.point or "redeemed" in kill.point:
+                _redeem_soon(market, child)
+            within_s = market.ready_s
+            if not kill.point and market.rng.random() > STARTING:
+                market.ready(child)
+                within_s = 2 * market.job_s
+            hit = _strike(market, child, kill, within_s)
+            market.check(market.worker)
+            yield kill, hit
+    market.check(*market.clients)
+
+
+def _redeem_soon(market: World, child: Child) -> None:
+    """Have it use its journal, once it has sold something."""
+    if market.ready(child):
+        time.sleep(1.0)
+        market.redeem()
+
+
+# ----------------------------------------------------------------------------------------- client
+
+
+def trace_client(market: World, trace: Path) -> list[Kill]:
+    """Which points a client passes: in a first job, and in one after a crash."""
+    worker = market.serve()
+    assert market.ready(worker), market.worker.log.read_text()[-2000:]
+    first, second = market.clients
+    child = market.submit(first, point="send.VoucherFrame.after")
+    child.wait(COMMAND_S)
+    for client in (first, second):
+        assert market.submit(client, trace=trace).wait(COMMAND_S) == 0
+    assert market.job(first)
+    worker.kill(15)
+    worker.wait(COMMAND_S)
+    return []
+
+
+def kill_client(market: World, kills: Sequence[Kill]) -> Iterator[tuple[Kill, bool]]:
+    """Clients die amid their jobs, two at a time; the worker stays."""
+    worker = market.serve()
+    assert market.ready(worker)
+    for at in range(0, len(kills), 2):
+        pairs = list(zip(kills[at : at + 2], market.clients, strict=False))
+        started = [
+            (kill, client, market.submit(client, point=kill.point, count=kill.count))
+            for kill, client in pairs
+        ]
+        for kill, client, child in started:
+            hit = _strike(market, child, kill, 1.1 * market.job_s)
+            market.check(client)
+            yield kill, hit
+    market.check(market.worker)
+    worker.kill()
+    worker.wait(COMMAND_S)
+
+
+# --------------------------------------------------------------------------------------- redeemer
+
+
+def trace_redeemer(market: World, trace: Path) -> list[Kill]:
+    """Which points `node redeem` passes, by itself."""
+    _end(_sell(market))
+    started_s = time.monotonic()
+    assert market.redeem(trace=trace).wait(COMMAND_S) == 0, market.worker.log.read_text()[-2000:]
+    market.redeem_s = time.monotonic() - started_s
+    return []
+
+
+def kill_redeemer(market: World, kills: Sequence[Kill]) -> Iterator[tuple[Kill, bool]]:
+    """It dies amid redemptions: the worker, asked to redeem, and then `node redeem` by itself.
+
+    Most are struck before they are through, so that each finds what the one before left in flight.
+    """
+    left = list(kills)
+    while left:
+        serving = _sell(market)
+        at_random = next((kill for kill in left if not kill.point), None)
+        if at_random is not None:
+            left.remove(at_random)
+            command = market.redeem()
+            hit = _strike(market, serving, at_random, market.redeem_s)
+            command.wait(COMMAND_S)
+            yield at_random, hit
+        else:
+            _end(serving)
+        for kill in left[: REDEEMS_PER_SALE - 1]:
+            left.remove(kill)
+            child = market.redeem(point=kill.point, count=kill.count)
+            hit = _strike(market, child, kill, market.redeem_s)
+            market.check(market.worker)
+            yield kill, hit
+    market.check(*market.clients)
+
+
+def _sell(market: World) -> Child:
+    """Something to redeem, on one tab or on two; returns the worker, still running."""
+    child = market.serve()
+    if not market.ready(child):
+        market.violations.append("the worker did not come up")
+    for client in market.rng.sample(market.clients, market.rng.choice((1, 1, 2))):
+        market.job(client)
+    return child
+
+
+def _end(child: Child) -> None:
+    child.kill()
+    child.wait(COMMAND_S)
+
+
+# ------------------------------------------------------------------------------------------ steps
+
+
+def _strike(market: World, child: Child, kill: Kill, within_s: float) -> bool:
+    """Wait for the named point, or for a random moment, and end it; whether it died as meant."""
+    if kill.point:
+        hit = child.wait(REACH_S) == -9
+        if hit:
+            market.kills += 1
+        else:
+            child.kill()
+            child.wait(COMMAND_S)
+        return hit
+    child.wait(market.rng.uniform(0.0, within_s))
+    alive = child.running
+    market.kill(child)
+    market.kills -= not alive  # it had ended by itself: counted as no kill
+    return alive
+
+
+@contextmanager
+def _shopping(market: World) -> Iterator[None]:
+    """Every client orders, one job after the other, whatever becomes of them."""
+    stopped = threading.Event()
+
+    def shop(client: Party) -> None:
+        while not stopped.is_set():
+            market.job(client)
+
+    threads = [threading.Thread(target=shop, args=(client,)) for client in market.clients]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stopped.set()
+        for thread in threads:
+            thread.join()
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """How one role is killed."""
+
+    trace: Callable[[World, Path], list[Kill]]
+    kill_all: Callable[[World, Sequence[Kill]], Iterator[tuple[Kill, bool]]]
+
+
+ROLES = {
+    "worker": Role(trace_worker, kill_worker),
+    "client": Role(trace_client, kill_client),
+    "redeemer": Role(trace_redeemer, kill_redeemer),
+}
