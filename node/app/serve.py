@@ -1,7 +1,9 @@
 """`node serve`: a worker from its start to the end of its drain."""
 
+import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import asdict
 from typing import Any
@@ -91,9 +93,10 @@ def _say_ready(vendor: Vendor) -> None:
 
 def _methods(vendor: Vendor) -> Mapping[str, Any]:
     """What other commands of this home may ask the running node."""
+    began_s = time.monotonic()
 
     async def status(_parameters: Mapping[str, Any]) -> dict[str, Any]:
-        return _status(vendor)
+        return _status(vendor, began_s)
 
     async def redeem(parameters: Mapping[str, Any]) -> dict[str, Any]:
         to = parse_claim(str(parameters.get("claim_to", "")))
@@ -102,9 +105,14 @@ def _methods(vendor: Vendor) -> Mapping[str, Any]:
     return {"status": status, "redeem": redeem, **wallet_control.methods(vendor.till.wallet)}
 
 
-def _status(vendor: Vendor) -> dict[str, Any]:
+def _status(vendor: Vendor, began_s: float) -> dict[str, Any]:
     load, sales = vendor.engine.load(), vendor.seller.sales()
     return {
+        "process": {
+            "pid": os.getpid(),
+            "up_s": round(time.monotonic() - began_s),
+            "tasks": trio.lowlevel.current_statistics().tasks_living,
+        },
         "draining": vendor.seller.draining,
         "addrs": list(vendor.transport.addrs),
         "peers": len(vendor.transport.sessions()),
