@@ -4,6 +4,15 @@ from tests.attack.a01_malformed_frames import MalformedFrames
 from tests.attack.a04_yamux_floods import YamuxFloods
 from tests.attack.a05_half_open import HalfOpen
 from tests.attack.a06_segments import Segments
+from tests.attack.a09_replay import Replay
+from tests.attack.a14_same_voucher import SameVoucher
 from tests.attack.harness import Attack
 
-ATTACKS: tuple[Attack, ...] = (MalformedFrames(), YamuxFloods(), HalfOpen(), Segments())
+ATTACKS: tuple[Attack, ...] = (
+    MalformedFrames(),
+    YamuxFloods(),
+    HalfOpen(),
+    Segments(),
+    Replay(),
+    SameVoucher(),
+)
