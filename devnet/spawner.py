@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, NoReturn
@@ -34,6 +35,9 @@ class Child:
     pid: int = 0
     code: int | None = None
     """Exit code, or minus the signal; None while it runs."""
+    _handle: int | None = None
+    """Names this very process, also when its number is another's."""
+    _lock: threading.Lock = field(default_factory=threading.Lock)
     _started: threading.Event = field(default_factory=threading.Event)
     _ended: threading.Event = field(default_factory=threading.Event)
 
@@ -43,9 +47,11 @@ class Child:
         return not self._ended.is_set()
 
     def kill(self, number: int = signal.SIGKILL) -> None:
-        """Send a signal; nothing if it has ended: its number stays its own until then."""
-        if self.running:
-            os.kill(self.pid, number)
+        """Send a signal; nothing if it has ended, whoever has its number since."""
+        with self._lock:
+            if self._handle is not None:
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(self._handle, number)
 
     def wait(self, timeout_s: float) -> int | None:
         """Its code, or None if it is still running after the time."""
@@ -119,9 +125,15 @@ class Spawner:
             child = self._children[told["id"]]
             if "pid" in told:
                 child.pid = told["pid"]
+                with suppress(ProcessLookupError):
+                    child._handle = os.pidfd_open(child.pid)
                 child._started.set()
             else:
                 child.code = told["code"]
+                with child._lock:
+                    if child._handle is not None:
+                        os.close(child._handle)
+                    child._handle = None
                 child._ended.set()
 
 

@@ -48,13 +48,14 @@ def show(results: list[Result], *, as_json: bool) -> None:
         rows = [asdict(result) | {"passed": result.passed} for result in results]
         print(json.dumps({"roles": rows, "passed": all(each.passed for each in results)}))
         return
-    head = f"{'role':9} {'kills':>5} {'named':>5} {'jobs':>5} {'s/kill':>6} {'vouchered':>9}"
+    head = f"{'role':9} {'kills':>5} {'named':>5} {'segments':>8} {'s/kill':>6} {'vouchered':>9}"
     print(f"{head} {'redeemed':>9}  result")
     for each in results:
         per_kill_s = each.seconds / max(1, each.kills)
         books = each.books
         print(
-            f"{each.role:9} {each.kills:5} {each.points:5} {each.jobs:5} {per_kill_s:6.2f}"
+            f"{each.role:9} {each.kills:5} {each.points:5} {books.get('segments', 0):8}"
+            f" {per_kill_s:6.2f}"
             f" {books.get('vouchered_micro', 0):9} {books.get('redeemed_micro', 0):9}"
             f"  {'passed' if each.passed else 'FAILED'}"
         )

@@ -240,7 +240,10 @@ class World:
         if any(micro > paid.get(tab, 0) for tab, micro in self.said.promised.items()):
             self.violations.append("a voucher that was sent is not redeemed")
         self._check_journal()
+        with audit.reading(self.worker.store) as store:
+            segments = store.execute("SELECT count(*) FROM segments").fetchone()[0]
         return {
+            "segments": segments,
             "vouchered_micro": sum(given.values()),
             "redeemed_micro": sum(paid.values()),
             "redemptions": len(events),
