@@ -71,13 +71,15 @@ class Escrow:
     deposit_cap_micro: int = DEPOSIT_CAP_MICRO
     held: int = 0
     """The contract's balance of the token."""
+    deposited: int = 0
+    """All that was ever paid in."""
     accounts: dict[Address, Funds] = field(default_factory=dict)
     locks: dict[tuple[Address, Address], LockRow] = field(default_factory=dict)
     signers: dict[tuple[Address, Address], SignerRow] = field(default_factory=dict)
     paid: dict[Hash, int] = field(default_factory=dict)
     credits: dict[Address, int] = field(default_factory=dict)
     wallets: dict[Address, int] = field(default_factory=dict)
-    """What was ever paid out of the escrow, by recipient, less what was paid in from there."""
+    """What was ever paid out, by recipient."""
     events: list[Event] = field(default_factory=list)
     """Of the operations since they were last taken away."""
 
@@ -88,6 +90,7 @@ class Escrow:
             exit_delay_s=self.exit_delay_s,
             deposit_cap_micro=self.deposit_cap_micro,
             held=self.held,
+            deposited=self.deposited,
             accounts=dict(self.accounts),
             locks=dict(self.locks),
             signers=dict(self.signers),
@@ -124,6 +127,8 @@ class Escrow:
             locks = sum(self.lock_of(p, q).amount for p, q in self.locks if p == payer)
             if locks != each.locked or each.free < 0:
                 return False
+        if self.held + sum(self.wallets.values()) != self.deposited:
+            return False
         return self.held == funds + sum(self.credits.values())
 
     # ------------------------------------------------------------------------------- operations
@@ -138,6 +143,7 @@ class Escrow:
         _require(amount <= room, "DepositCapExceeded")
         self.accounts[account] = replace(holder, free=holder.free + amount)
         self.held += amount
+        self.deposited += amount
         self._tell("Deposited", account, account, amount)
 
     def request_exit(self, caller: Address) -> None:
