@@ -11,7 +11,7 @@ from node.protocol import limits, signing, transcript
 from node.protocol.statements import CutoffReason, Finish
 from node.protocol.transcript import SealedTranscript, Segment
 from node.protocol.transcript_checks import end_of
-from node.protocol.transcript_verify import Check, VerifyReport, verify
+from node.protocol.transcript_verify import FOR_THE_CHAIN, Check, VerifyReport, verify
 
 TRANSCRIPT_SUFFIX: Final = ".transcript"
 DISCLOSURE_SUFFIX: Final = ".disclosure"
@@ -35,6 +35,12 @@ class Verdict:
     def passed(self) -> bool:
         """Every check passed."""
         return all(check.passed for check in self.checks)
+
+    @property
+    def unproven(self) -> tuple[str, ...]:
+        """What was left open."""
+        open_ones = self.report.unproven
+        return tuple(each for each in open_ones if self.chain is None or each != FOR_THE_CHAIN)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +188,7 @@ def verdict_json(verdict: Verdict) -> dict[str, Any]:
             for check in verdict.checks
         ],
         "proves": list(verdict.report.proves) if verdict.passed else [],
-        "unproven": list(verdict.report.unproven),
+        "unproven": list(verdict.unproven),
         "chain_asked": verdict.chain is not None,
         "receipt": None if sealed is None else row_json(row(verdict.path, sealed)),
     }
@@ -201,7 +207,7 @@ def verdict_lines(verdict: Verdict) -> Iterator[str]:
     yield "Verified. It proves that"
     yield from (f"  - {sentence};" for sentence in verdict.report.proves)
     yield "It does not prove"
-    yield from (f"  - {sentence};" for sentence in verdict.report.unproven)
+    yield from (f"  - {sentence};" for sentence in verdict.unproven)
 
 
 def row_json(line: ReceiptRow) -> dict[str, Any]:

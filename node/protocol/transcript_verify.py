@@ -6,7 +6,7 @@ Pure and offline: whoever has the file can repeat it.  What only the chain knows
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from node.errors import DecodeError, PeerError
 from node.protocol import disclosure_checks, transcript, transcript_checks
@@ -16,6 +16,11 @@ from node.protocol.transcript import Disclosure, SealedTranscript, Transcript
 from node.units import format_micro
 
 T = TypeVar("T")
+
+FOR_THE_CHAIN: Final = (
+    "that the payer authorised the client's key, and what was redeemed: ask the chain"
+)
+"""What the files leave open, and a check against the chain settles."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,7 +140,7 @@ def _proves(job: Transcript, opened: Disclosed | None) -> tuple[str, ...]:
 
 def _unproven(opened: Disclosed | None) -> tuple[str, ...]:
     said = [
-        "that the payer authorised the client's key, and what was redeemed: ask the chain",
+        FOR_THE_CHAIN,
         "that no other bid was left out: the list of bids is the client's",
         "that the worker ran the model that it names: an audit runs it again",
     ]
