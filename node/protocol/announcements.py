@@ -9,7 +9,7 @@ is not pushed out by those that are not.
 import hashlib
 import ipaddress
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -313,6 +313,20 @@ class AnnouncementBook:
 def networks_of(addrs: Iterable[str]) -> frozenset[str]:
     """The networks that multiaddrs claim: /24 of IPv4, /48 of IPv6, last two labels of a name."""
     return frozenset(_network(addr) for addr in addrs)
+
+
+def crowds(networks: Mapping[Address, frozenset[str]]) -> dict[Address, str]:
+    """Each worker's most crowded network: to claim others besides brings no advantage.
+
+    Args:
+        networks: Of workers, `networks_of` what they announce; empty where nothing is known, which
+            is a network of its own.
+    """
+    counts = Counter(name for names in networks.values() for name in names)
+    return {
+        worker: max(names, key=lambda name: (counts[name], name), default="")
+        for worker, names in networks.items()
+    }
 
 
 def interval_s(workers: int) -> float:

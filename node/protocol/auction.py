@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import assert_never
 
-from node.protocol import choice
+from node.protocol import auction_asking, choice
 from node.protocol.auction_record import (
     BIDS_KEPT_MAX,
     REFUSALS_KEPT_MAX,
@@ -27,6 +27,7 @@ from node.protocol.auction_record import (
 )
 from node.protocol.auction_state import (
     CURABLE,
+    OUR_FAULT,
     PASSING,
     AwardLost,
     AwardRefused,
@@ -38,15 +39,22 @@ from node.protocol.auction_state import (
     Phase,
     Reached,
     Rules,
-    SendAsk,
     State,
     Step,
     Tick,
 )
-from node.protocol.choice import Choice
+from node.protocol.choice import DRAWS, UNTRIED, Choice
 from node.protocol.fields import Address
 from node.protocol.offers import Standing
-from node.protocol.scoring import OK_WHOLE, Need, Preferences, Track, price_micro
+from node.protocol.scoring import (
+    OK_WHOLE,
+    Need,
+    Preferences,
+    Track,
+    newcomers_after,
+    newcomers_refused,
+    price_micro,
+)
 
 LOST = "LOST"
 
@@ -89,6 +97,7 @@ def start(
         tracks=tracks,
         newcomers_permille=newcomers_permille,
         reach=reached.workers,
+        networks=reached.networks,
         pending=reached.pending,
     )
     if reached.pending or _is_cold(state) or _is_large(state):
@@ -102,7 +111,9 @@ def step(state: State, event: Event, now_s: float) -> Step:
         return state, ()
     match event:
         case Reached():
-            state = replace(state, reach=event.workers, pending=event.pending)
+            state = replace(
+                state, reach=event.workers, pending=event.pending, networks=event.networks
+            )
         case Bound():
             state = _bound(state, event.standing)
         case Declined():
@@ -124,7 +135,7 @@ def wake_s(state: State, now_s: float) -> float | None:
     """When a `Tick` is due, monotonic; None while only other events matter."""
     if state.phase is not Phase.ASK:
         return None
-    marks = (_over_s(state), state.window_ends_s, state.ask_again_s)
+    marks = (auction_asking.over_s(state), state.window_ends_s, state.ask_again_s)
     # What has passed has had its effect; only what is still to come is worth waking for.
     return min((mark for mark in marks if mark is not None and mark > now_s), default=now_s)
 
@@ -163,68 +174,19 @@ def _advance(state: State, now_s: float) -> Step:
 
 
 def _advance_ask(state: State, now_s: float) -> Step:
-    state, effects = _ask(_ask_again(state, now_s), now_s)
-    if not _window_closed(state, now_s):
+    state, effects = auction_asking.ask(auction_asking.ask_again(state, now_s), now_s)
+    if not auction_asking.window_closed(state, now_s):
         return state, effects
     chosen = _choose(state, now_s)
     if chosen is not None:
         state, award = _award(state, chosen)
         return state, effects + award
-    if now_s >= _over_s(state) or _hopeless(state):
+    if now_s >= auction_asking.over_s(state) or auction_asking.hopeless(state):
         state = replace(state, phase=Phase.OVER, failure=_why_not(state, now_s))
         return state, (*effects, GiveUp(reason=state.failure))
     if state.passing and state.ask_again_s is None:
         state = replace(state, ask_again_s=now_s + state.rules.ask_again_s)
     return state, effects
-
-
-def _over_s(state: State) -> float:
-    return state.searching_s + state.rules.discover_s
-
-
-def _ask_again(state: State, now_s: float) -> State:
-    if state.ask_again_s is None or not state.ask_again_s <= now_s < _over_s(state):
-        return state
-    return replace(
-        state,
-        asked=state.asked - state.passing,
-        answered=state.answered - state.passing,
-        passing=frozenset(),
-        window_ends_s=None,
-        ask_again_s=None,
-    )
-
-
-def _ask(state: State, now_s: float) -> Step:
-    wanted = state.reach - state.asked - state.banned
-    if state.prefs.worker is not None:
-        wanted &= {state.prefs.worker}
-    room = state.rules.asks_max - len(state.asked)
-    workers = tuple(sorted(wanted)[: max(room, 0)])
-    if not workers:
-        return state, ()
-    ends_s = state.window_ends_s
-    state = replace(
-        state,
-        asked=state.asked | set(workers),
-        asked_ever=state.asked_ever | set(workers),
-        window_ends_s=now_s + state.rules.bid_window_s if ends_s is None else ends_s,
-    )
-    return state, (SendAsk(workers=workers),)
-
-
-def _window_closed(state: State, now_s: float) -> bool:
-    if state.window_ends_s is None:
-        return now_s >= _over_s(state) or _hopeless(state)
-    # A worker that left won't answer; nobody waits for it.
-    waiting = (state.asked & state.reach) - state.answered
-    return now_s >= state.window_ends_s or (not waiting and not state.pending)
-
-
-def _hopeless(state: State) -> bool:
-    """Everybody within reach has given its last word."""
-    waiting = (state.asked & state.reach) - state.answered
-    return bool(state.asked_ever) and not (waiting or state.passing or state.pending)
 
 
 def _bound(state: State, standing: Standing) -> State:
@@ -266,6 +228,8 @@ def _award_refused(state: State, event: AwardRefused, now_s: float) -> State:
         refused={**state.refused, worker: count},
         refusals=_noted(state, worker, "award", name, event.detail),
     )
+    if event.code not in OUR_FAULT:
+        state = _held_against(state, worker, failed=False)
     if event.code not in CURABLE or count >= state.rules.refusals_per_worker_max:
         state = replace(state, banned=state.banned | {worker})
     elif event.fresh is not None:
@@ -282,7 +246,22 @@ def _award_lost(state: State, event: AwardLost, now_s: float) -> State:
         banned=state.banned | {worker},
         refusals=_noted(state, worker, "award", LOST, event.reason),
     )
+    if event.failed:
+        state = _held_against(state, worker, failed=True)
     return _reopened(state, now_s)
+
+
+def _held_against(state: State, worker: Address, *, failed: bool) -> State:
+    """What just went wrong counts at once: else one auction could go through a whole flood."""
+    track, newcomers = state.tracks.get(worker, UNTRIED), state.newcomers_permille
+    if track.jobs == 0 and failed:
+        newcomers = newcomers_after(newcomers, ok=False)
+    elif track.jobs == 0 and state.mode is Phase.ASK:
+        # It bid for this very job a moment ago; an offer for anyone may have found another taker.
+        newcomers = newcomers_refused(newcomers)
+    now_ms = track.updated_ms
+    track = track.after(ok=False, now_ms=now_ms) if failed else track.refused(now_ms=now_ms)
+    return replace(state, tracks={**state.tracks, worker: track}, newcomers_permille=newcomers)
 
 
 def _reopened(state: State, now_s: float) -> State:
@@ -339,6 +318,7 @@ def _choose(state: State, now_s: float) -> Choice | None:
         newcomers_permille=state.newcomers_permille,
         draws=_draws(state),
         refusals=sum(state.refused.values()),
+        networks=state.networks,
     )
 
 
@@ -354,10 +334,10 @@ def _rank(state: State, now_s: float) -> tuple[Weighed, ...]:
 
 
 def _draws(state: State) -> tuple[int, int]:
-    """Two numbers in [0, 1000) for the choice that comes next."""
+    """Two numbers below `DRAWS` for the choice that comes next."""
     text = f"{state.seed}:{state.awards}".encode()
     raw = hashlib.blake2b(text, digest_size=16).digest()
-    return int.from_bytes(raw[:8], "big") % 1000, int.from_bytes(raw[8:], "big") % 1000
+    return int.from_bytes(raw[:8], "big") % DRAWS, int.from_bytes(raw[8:], "big") % DRAWS
 
 
 def _is_cold(state: State) -> bool:

@@ -22,6 +22,21 @@ CURABLE = PASSING | {
 }
 """Refusals of an award after which fresh terms of the same worker are worth another."""
 
+OUR_FAULT = frozenset(
+    {
+        Refused.LOCK_REQUIRED,
+        Refused.DEPOSIT_TOO_LOW,
+        Refused.EXIT_PENDING,
+        Refused.DUPLICATE,
+        Refused.BAD_REQUEST,
+        Refused.UNPAID,
+        Refused.CLIENT_UNAUTHORISED,
+        Refused.PREPAY_REQUIRED,
+        Refused.PRICE_TOO_LOW,
+    }
+)
+"""Refused awards that say nothing about the worker."""
+
 
 class Phase(StrEnum):
     """Where the auction stands."""
@@ -75,6 +90,8 @@ class State:
     newcomers_permille: int = OK_WHOLE
     reach: frozenset[Address] = frozenset()
     """Workers with a live session."""
+    networks: Mapping[Address, frozenset[str]] = field(default_factory=dict)
+    """Where they say they are."""
     pending: int = 0
     """Dials and look-ups under way that may bring more workers."""
     asked: frozenset[Address] = frozenset()
@@ -104,6 +121,8 @@ class Reached:
 
     workers: frozenset[Address]
     pending: int
+    networks: Mapping[Address, frozenset[str]] = field(default_factory=dict)
+    """Of those that say where they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +156,8 @@ class AwardLost:
     """The chosen worker left or did not answer the award."""
 
     reason: str
+    failed: bool = False
+    """It had the award, and gave nothing for it: that is held against it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,11 +3,14 @@
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
+from node.protocol.announcements import crowds
 from node.protocol.auction_record import BIDS_KEPT_MAX, NoBid, Weighed
 from node.protocol.fields import Address
 from node.protocol.offers import Standing
 from node.protocol.scoring import (
+    OK_WHOLE,
     Estimate,
     Need,
     Preferences,
@@ -23,6 +26,9 @@ from node.units import MS_PER_S
 NEAR_BEST_PERCENT = 5
 """Scores this close count as equal: clients that all take the very best would herd."""
 UNTRIED = Track()
+DRAWS = 10**6
+"""Draws are numbers below this."""
+NO_NETWORKS: Mapping[Address, frozenset[str]] = MappingProxyType({})
 _WORDS = {
     "score": "best score",
     "price": "lowest price",
@@ -88,13 +94,15 @@ def choose(
     newcomers_permille: int,
     draws: tuple[int, int],
     refusals: int,
+    networks: Mapping[Address, frozenset[str]] = NO_NETWORKS,
 ) -> Choice | None:
     """The terms to award on, or None if none meet the limits.
 
     Workers that proved themselves come before those that failed, always; newcomers compete with
     the proven as often as newcomers lately deserved (`scoring.newcomer_share`).  Where nobody is
     proven and newcomers lately failed, their terms say little: as much as they failed, one is
-    drawn blindly, so that whoever baits with the best terms does not win every time.
+    drawn blindly, so that whoever baits with the best terms does not win every time; a network
+    first, then a worker in it, so that many identities in few networks are no more than few.
     `--worker` and `--sort` mean strictly that: no trust, and no draw beyond exact equality.
 
     Args:
@@ -102,8 +110,9 @@ def choose(
         prefs: Limits and order.
         tracks: What was measured, per worker.
         newcomers_permille: The record of newcomers together.
-        draws: Two random numbers in [0, 1000): whether newcomers compete, and who of equals wins.
+        draws: Two random numbers below `DRAWS`: whether newcomers compete, and who of equals wins.
         refusals: Awards refused before in this auction, for the sentence.
+        networks: Where workers say they are, of those that said it (`announcements.networks_of`).
     """
     within = [bid for bid in ranking if bid.objection is None]
     if not within:
@@ -111,11 +120,12 @@ def choose(
     if prefs.worker is not None or prefs.sort != "score":
         pool, blind = within, False
     else:
-        newcomers_compete = draws[0] < newcomer_share(newcomers_permille)
+        newcomers_compete = draws[0] < newcomer_share(newcomers_permille) * (DRAWS // OK_WHOLE)
         pool, blind = _trusted(within, tracks, newcomers_compete=newcomers_compete)
     equals = pool if blind else _equals(pool, prefs)
-    won = equals[draws[1] * len(equals) // 1000]
+    won = equals[draws[1] * len(equals) // DRAWS]
     if blind:
+        won = _drawn(pool, networks, draws[1])
         reason = f"drawn from {len(pool)} untried, since such failed lately: {_figures(won, prefs)}"
     else:
         reason = _sentence(won, within=within, pool=pool, equals=equals, prefs=prefs)
@@ -165,6 +175,16 @@ def _trusted(
     if newcomers and not newcomers_compete:
         return newcomers, True
     return of(Trust.PROVEN, Trust.NEWCOMER) or within, False
+
+
+def _drawn(pool: list[Weighed], networks: Mapping[Address, frozenset[str]], draw: int) -> Weighed:
+    crowd_of = crowds({bid.worker: networks.get(bid.worker, frozenset()) for bid in pool})
+    crowds_of_bids: dict[str, list[Weighed]] = {}
+    for bid in pool:
+        crowds_of_bids.setdefault(crowd_of[bid.worker], []).append(bid)
+    nth, rest = divmod(draw * len(crowds_of_bids), DRAWS)
+    crowd = crowds_of_bids[sorted(crowds_of_bids)[nth]]
+    return crowd[rest * len(crowd) // DRAWS]
 
 
 def _equals(pool: list[Weighed], prefs: Preferences) -> list[Weighed]:

@@ -33,6 +33,11 @@ EWMA_JOBS = 5
 """From this many jobs on, each new one counts for a fifth."""
 NEWCOMER_JOBS = 4
 """The record of all newcomers together moves by a quarter with each first job."""
+NEWCOMER_REFUSALS = 16
+"""By a sixteenth with an award that an untried worker refuses on terms that still bind: honest ones
+are busy now and then."""
+UNTRIED_REFUSALS = 8
+"""Its own record moves by an eighth: after six such refusals in a row it counts as failing."""
 OK_WHOLE = 1000
 OK_PROVEN = 500
 NEWCOMER_SHARE_MIN = 5
@@ -132,8 +137,13 @@ class Track:
         )
 
     def refused(self, *, now_ms: int) -> "Track":
-        """The track after it turned down an award on its live terms: a small part of a failure."""
-        lowered = self.ok_permille - self.ok_permille // (EWMA_JOBS * EWMA_JOBS)
+        """The track after it turned down an award on its live terms: a part of a failure.
+
+        A small one where it did jobs: it may be busy for a moment.  A larger one where it never did
+        any: offers that nobody can have cost nothing to make.
+        """
+        part = EWMA_JOBS * EWMA_JOBS if self.jobs else UNTRIED_REFUSALS
+        lowered = self.ok_permille - self.ok_permille // part
         return replace(self, ok_permille=lowered, updated_ms=now_ms)
 
 
@@ -260,6 +270,11 @@ def newcomer_share(ok_permille: int) -> int:
 def newcomers_after(ok_permille: int, *, ok: bool) -> int:
     """The record of newcomers together, after one more first job."""
     return _average(ok_permille, OK_WHOLE if ok else 0, NEWCOMER_JOBS)
+
+
+def newcomers_refused(ok_permille: int) -> int:
+    """The record of newcomers together, after one of them turned down an award on live terms."""
+    return _average(ok_permille, 0, NEWCOMER_REFUSALS)
 
 
 def _promised(need: Need, terms: Terms) -> Figures:

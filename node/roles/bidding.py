@@ -11,6 +11,7 @@ from node.errors import NoPeers
 from node.protocol import auction, signing
 from node.protocol.auction_record import AuctionRecord
 from node.protocol.auction_state import (
+    OUR_FAULT,
     AwardLost,
     AwardRefused,
     Bound,
@@ -28,28 +29,13 @@ from node.protocol.auction_state import (
 )
 from node.protocol.choice import Choice
 from node.protocol.fields import Address, Hash, Signed
-from node.protocol.frames import Refusal, Refused
+from node.protocol.frames import Refusal
 from node.protocol.offers import Standing
 from node.protocol.scoring import Need, Preferences, Track
 from node.protocol.statements import Ask, Terms
 from node.roles.ports import Clock, Session
 
 ASK_LIFE_S = 10
-OUR_FAULT = frozenset(
-    {
-        Refused.LOCK_REQUIRED,
-        Refused.DEPOSIT_TOO_LOW,
-        Refused.EXIT_PENDING,
-        Refused.DUPLICATE,
-        Refused.BAD_REQUEST,
-        Refused.UNPAID,
-        Refused.CLIENT_UNAUTHORISED,
-        Refused.PREPAY_REQUIRED,
-        Refused.PRICE_TOO_LOW,
-    }
-)
-"""Refused awards that say nothing about the worker."""
-
 Observer = Callable[[Event | Effect], None]
 """Told of everything that happens in an auction, as it happens; must be quick and not raise."""
 
@@ -113,6 +99,10 @@ class Desk(Protocol):
         self, candidate: Candidate, fresh: Signed[Terms] | None, *, its_fault: bool
     ) -> Standing | None:
         """The terms bind no more; returns the worker's newer terms, if it gave any."""
+        ...
+
+    def came_to_nothing(self, candidate: Candidate, *, tokens_in: int) -> None:
+        """The worker had the award and gave nothing for it."""
         ...
 
 
@@ -189,11 +179,20 @@ class Auction:
         fresh = self._desk.turned_down(candidate, refusal.offer, its_fault=fault)
         self.apply(AwardRefused(code=refusal.code, detail=refusal.detail, fresh=fresh))
 
-    def lost(self, candidate: Candidate, reason: str) -> None:
-        """The worker left, or did not answer the award: it is out of this auction."""
+    def lost(self, candidate: Candidate, reason: str, *, failed: bool) -> None:
+        """The worker is out of this auction.
+
+        Args:
+            candidate: Who had been chosen.
+            reason: For the record.
+            failed: It had the award, and gave nothing for it; False if it never came to that.
+        """
         self._refresh()
-        self._desk.turned_down(candidate, None, its_fault=True)
-        self.apply(AwardLost(reason=reason))
+        if failed:
+            self._desk.came_to_nothing(candidate, tokens_in=self.need.tokens_in)
+        else:
+            self._desk.turned_down(candidate, None, its_fault=False)
+        self.apply(AwardLost(reason=reason, failed=failed))
 
     def record(self) -> AuctionRecord:
         """The account so far: bids, refusals, winner and reason."""

@@ -136,7 +136,7 @@ class Client:
                 candidate = await run.auction.next()
             objection = run.objection(candidate, escrow=self._ports.domain.escrow)
             if objection:
-                run.auction.lost(candidate, objection)
+                run.auction.lost(candidate, objection, failed=False)
                 continue
             run.watcher.awarded(candidate, run.auction.record())
             attempt = await self._try(run, candidate)
@@ -148,7 +148,7 @@ class Client:
         try:
             attempt = await self._attempt(run, candidate)
         except (_NotSent, TabTaken) as error:
-            self._pass_over(run, candidate, str(error))
+            self._pass_over(run, candidate, str(error), failed=False)
             return None
         except NodeError:
             self._market.turned_down(candidate, None, its_fault=False)
@@ -160,14 +160,14 @@ class Client:
             return None
         if job.failure and not job.tokens_out and run.answer.untouched and not run.cancelled:
             run.lost_micro += job.accepted_micro
-            self._pass_over(run, candidate, job.failure)
+            self._pass_over(run, candidate, job.failure, failed=True)
             return None
         self._measure(candidate, attempt)
         return attempt
 
-    def _pass_over(self, run: JobRun, candidate: Candidate, why: str) -> None:
+    def _pass_over(self, run: JobRun, candidate: Candidate, why: str, *, failed: bool) -> None:
         run.watcher.failed(candidate, why)
-        run.auction.lost(candidate, why)
+        run.auction.lost(candidate, why, failed=failed)
 
     async def _refused(self, run: JobRun, candidate: Candidate, job: ClientJob) -> None:
         refusal = job.refusal

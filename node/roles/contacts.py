@@ -8,7 +8,7 @@ import structlog
 import trio
 
 from node.errors import PeerError, SessionLost, Unavailable
-from node.protocol.announcements import ANY_MODEL
+from node.protocol.announcements import ANY_MODEL, networks_of
 from node.protocol.auction_state import Reached
 from node.protocol.fields import Address, Hash
 from node.protocol.frames import OffersWanted
@@ -112,7 +112,7 @@ class Contacts:
         since_s = self._wanted.get(model, 0.0)
         warm = workers and self._clock.monotonic_s() - since_s > COLD_S
         pending = 0 if warm else len(self._dialling) + self._hints.searching(model)
-        return Reached(workers=workers, pending=pending)
+        return Reached(workers=workers, pending=pending, networks=self._networks(workers))
 
     def hold(self, worker: Address) -> Session | None:
         """The live session with a worker, kept until `release`."""
@@ -141,6 +141,8 @@ class Contacts:
             known, has = self._subscribed.get(peer, (None, ()))
             if not session.hello.sells or not models or (known is session and has == models):
                 continue
+            if session.lost is not None:
+                continue  # watched, it would ring at once, and again when it is subscribed to anew
             if known is not session:
                 nursery.start_soon(self._watch, session)
             self._subscribed[peer] = (session, models)
@@ -249,6 +251,11 @@ class Contacts:
             source = (worst, session.peer_id)
             self._put_off(source, 2 * ROTATE_EVERY_S, then_s=RETRY_S[0])
             session.close("a place for another worker")
+
+    def _networks(self, workers: Iterable[Address]) -> dict[Address, frozenset[str]]:
+        now_ms = self._clock.unix_ms()
+        said = ((worker, self._hints.book.find(worker, now_ms=now_ms)) for worker in workers)
+        return {worker: networks_of(each.addrs) for worker, each in said if each is not None}
 
     def _may_sell(self, worker: Address, model: Hash) -> bool:
         said = self._hints.book.find(worker, now_ms=self._clock.unix_ms())

@@ -261,6 +261,19 @@ class Market:
         live = self.live_offers(terms.model)
         return next((each for each in live if each.terms.worker == worker), None)
 
+    def came_to_nothing(self, candidate: Candidate, *, tokens_in: int) -> None:
+        """A job that failed, though nobody has to see it: another worker does it."""
+        terms = candidate.terms.statement
+        self.measured(
+            worker=candidate.session.peer,
+            model=terms.model,
+            tokens_in=tokens_in,
+            first_token_s=None,
+            rate_tps=None,
+            ok=False,
+        )
+        self._offers.withdraw(candidate.session.peer, terms.model, serial=terms.serial)
+
     # ------------------------------------------------------------------------------------ frames
 
     async def _on_offer(self, session: Session, inbound: Inbound) -> None:

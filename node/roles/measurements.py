@@ -7,7 +7,7 @@ import trio
 
 from node.errors import NodeError
 from node.protocol.fields import ZERO_ADDRESS, Address, Hash
-from node.protocol.scoring import OK_WHOLE, Track, Trust, newcomers_after
+from node.protocol.scoring import OK_WHOLE, Track, Trust, newcomers_after, newcomers_refused
 from node.roles.ports import Clock
 from node.roles.pulse import Pulse
 from node.roles.stores import MarketStore, Measurement
@@ -109,8 +109,7 @@ class Measurements:
         """
         track = self.track(worker, model)
         if track.jobs == 0:
-            self.newcomers_permille = newcomers_after(self.newcomers_permille, ok=ok)
-            self._dirty[NEWCOMERS, bytes(32)] = None
+            self._put_newcomers(newcomers_after(self.newcomers_permille, ok=ok))
         self._put(
             (worker, model),
             track.after(
@@ -125,7 +124,13 @@ class Measurements:
     def note_refusal(self, worker: Address, model: Hash) -> None:
         """An award on its live terms was turned down, for no fault of ours."""
         track = self.track(worker, model)
+        if track.jobs == 0:
+            self._put_newcomers(newcomers_refused(self.newcomers_permille))
         self._put((worker, model), track.refused(now_ms=self._clock.unix_ms()))
+
+    def _put_newcomers(self, ok_permille: int) -> None:
+        self.newcomers_permille = ok_permille
+        self._dirty[NEWCOMERS, bytes(32)] = None
 
     def _put(self, key: Key, track: Track) -> None:
         self._tracks[key] = track

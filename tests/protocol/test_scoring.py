@@ -141,11 +141,15 @@ def test_trust_is_earned_lost_and_earned_again() -> None:
 
 
 def test_a_worker_that_only_ever_refuses_ends_up_failing() -> None:
-    refusing, count = FRESH, 0
-    while refusing.trust is Trust.NEWCOMER:
-        refusing = refusing.refused(now_ms=NOW_MS)
-        count += 1
-    assert 10 <= count <= 20
+    def refusals_until_failing(track: Track) -> int:
+        count = 0
+        while track.trust is not Trust.FAILING:
+            track = track.refused(now_ms=NOW_MS)
+            count += 1
+        return count
+
+    assert refusals_until_failing(FRESH) == 6
+    assert 10 <= refusals_until_failing(FRESH.after(ok=True, now_ms=NOW_MS)) <= 20
 
 
 def test_newcomers_lose_their_share_after_a_few_that_failed() -> None:

@@ -232,7 +232,7 @@ async def test_a_lost_award_goes_elsewhere(autojump_clock: trio.abc.Clock) -> No
         first = await auction.next()
         assert isinstance(first.session, FakeSession)
         first.session.cut()
-        auction.lost(first, "connection lost")
+        auction.lost(first, "connection lost", failed=False)
         second = await auction.next()
         assert second.session.peer == world.address(2)
         assert [each.code for each in auction.record().refusals] == ["LOST"]
