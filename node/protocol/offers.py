@@ -163,9 +163,10 @@ class OfferBook:
         """The session ended; what the worker offered on it is gone, its next start begins anew."""
         for key in [key for key in self._serials if key[0] == worker]:
             del self._serials[key]
-            self._by_model[key[1]].pop(worker, None)
-            if not self._by_model[key[1]]:
-                del self._by_model[key[1]]
+            offers = self._by_model.get(key[1], {})  # of withdrawn offers only the serial is kept
+            offers.pop(worker, None)
+            if not offers:
+                self._by_model.pop(key[1], None)
 
     def _full(self, peer: Address) -> bool:
         own = sum(1 for worker, _ in self._serials if worker == peer)

@@ -137,6 +137,16 @@ def test_a_lost_session_clears_its_offers_and_its_serials() -> None:
     assert kept.take(signed_terms(1, serial=1), peer=worker_of(1), arrived_s=0.0)
 
 
+def test_the_last_two_workers_of_a_model_leave_after_both_refused() -> None:
+    kept = book()
+    for number in (1, 2):
+        kept.take(signed_terms(number, serial=5), peer=worker_of(number), arrived_s=0.0)
+        kept.withdraw(worker_of(number), MODEL, serial=5)
+    for number in (1, 2):
+        kept.forget(worker_of(number))
+    assert len(kept) == 0
+
+
 def test_bounded_per_worker_and_in_all() -> None:
     kept = book()
     for number in range(MODELS_PER_WORKER_MAX + 5):

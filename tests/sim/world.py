@@ -23,12 +23,12 @@ from node.roles.stores import StoreFailed
 from tests.roles.fakes import UNIX_MS_START
 from tests.sim.audit import Audit
 from tests.sim.chain import Chain
+from tests.sim.disk import DiskWriter
 from tests.sim.engine import MANIFEST, MODEL
 from tests.sim.faults import Faults
 from tests.sim.network import Net
 from tests.sim.nodes import ClientNode, Life, Node, WorkerNode
 from tests.sim.plan import DOMAIN, FAULTS_S, Job, Plan
-from tests.sim.plants import Plant
 from tests.sim.trace import Trace
 from tests.sim.witness import Witness
 
@@ -37,6 +37,7 @@ JOBS_END_S = 60.0
 SETTLED_S = 60.0
 """And after that everything is redeemed, and known on both sides, by then."""
 EXIT_DELAY_S = 90
+Echo = Callable[[str], None]
 SAMPLING = SamplingFields(
     temperature=0,
     top_p=1_000_000,
@@ -88,7 +89,9 @@ class Watch:
 class World:
     """Everything of one run."""
 
-    def __init__(self, plan: Plan, plant: Plant, echo: Callable[[str], None] | None) -> None:
+    def __init__(
+        self, plan: Plan, writer: type[DiskWriter], echo: Callable[[str], None] | None
+    ) -> None:
         self.plan = plan
         self.seed = plan.seed
         self.rng = random.Random(f"world {plan.seed}")
@@ -98,7 +101,7 @@ class World:
         self.chain.head.escrow.exit_delay_s = EXIT_DELAY_S
         self.witness = Witness(DOMAIN, self.fail)
         self.audit = Audit(self.chain, self.witness)
-        self.plant = plant
+        self.writer = writer
         self.nodes: dict[str, Node] = {}
         self.jobs_left = dict.fromkeys(plan.jobs, False)
         """Whether a process has begun it."""
@@ -235,9 +238,8 @@ class World:
         """After the last fault: jobs end, all is redeemed, both sides and the chain agree."""
         self.trace.note("world", "quiet")
         with trio.move_on_after(JOBS_END_S):
-            while self.jobs_open or not all(self.jobs_left.values()):
-                await trio.sleep(0.5)
-        if self.jobs_open or not all(self.jobs_left.values()):
+            await self._until(self._jobs_over)
+        if not self._jobs_over():
             self.fail("every job ends", f"{self.jobs_open} have not")
         await self._restart_clients()
         with trio.move_on_after(SETTLED_S) as patience:
@@ -254,13 +256,18 @@ class World:
             if isinstance(node, ClientNode):
                 await node.close()
         with trio.move_on_after(5.0):
-            while not all(n.life and n.life.ready.is_set() for n in self.nodes.values()):
-                await trio.sleep(0.1)
+            await self._until(self._all_ready)
 
     async def _reconnect(self) -> None:
         """Until every client has met its workers, and has sent them what they miss."""
         await self._until(self._all_connected)
         await trio.sleep(3.0)
+
+    def _jobs_over(self) -> bool:
+        return not self.jobs_open and all(self.jobs_left.values())
+
+    def _all_ready(self) -> bool:
+        return all(n.life is not None and n.life.ready.is_set() for n in self.nodes.values())
 
     def _all_connected(self) -> bool:
         clients = [n for n in self.nodes.values() if isinstance(n, ClientNode)]
@@ -305,7 +312,7 @@ class World:
                     await node.buyer.payer.refresh()
 
     async def _until(self, true: Callable[[], bool]) -> None:
-        while not true():
+        while not true():  # noqa: ASYNC110  # of many things at once, and time costs nothing here
             await trio.sleep(0.25)
 
     # ------------------------------------------------------------------------------- the making
@@ -324,7 +331,7 @@ class World:
                 config=plan.config(name, tuple(addrs[:1])),
                 world=self,
                 pace=plan.pace,
-                make_writer=self.plant.writer,
+                make_writer=self.writer,
             )
             addrs.append(self.net.addr_of(name, node.address))
             self.nodes[name] = node
@@ -335,14 +342,14 @@ class World:
                 key=keys[name],
                 config=plan.config(name, tuple(addrs)),
                 world=self,
-                make_writer=self.plant.writer,
+                make_writer=self.writer,
             )
             self.audit.clients[name] = self.nodes[name].address
         self.witness.disks = {n.name: n.disk.connection for n in self.nodes.values()}
 
 
 def simulate(
-    plan: Plan, *, plant: Plant | None = None, echo: Callable[[str], None] | None = None
+    plan: Plan, *, writer: type[DiskWriter] = DiskWriter, echo: Echo | None = None
 ) -> Result:
     """Run a plan, in this thread, to its end."""
     from trio._core import _run
@@ -354,7 +361,7 @@ def simulate(
     worlds: list[World] = []
 
     async def main() -> float:
-        world = World(plan, plant or Plant(), echo)
+        world = World(plan, writer, echo)
         worlds.append(world)
         await world.run()
         return trio.current_time()
