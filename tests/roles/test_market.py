@@ -21,6 +21,7 @@ from node.protocol.frames import (
     Refusal,
     Refused,
 )
+from node.protocol.scoring import OK_WHOLE, Trust, newcomers_after
 from node.protocol.signing import address_of_key
 from node.roles import contacts
 from node.roles.market import Auction, Candidate, Effect, Event, Market
@@ -236,6 +237,23 @@ async def test_a_lost_award_goes_elsewhere(autojump_clock: trio.abc.Clock) -> No
         second = await auction.next()
         assert second.session.peer == world.address(2)
         assert [each.code for each in auction.record().refusals] == ["LOST"]
+
+
+async def test_an_award_that_came_to_nothing_is_held_against_its_worker(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    """In the next auction too; one that never had it is as good as before."""
+    async with scene() as world:
+        market = await world.client()
+        auction = market.auction(NEED, PREFS)
+        unlucky = await auction.next()
+        auction.lost(unlucky, "the award did not fit", failed=False)
+        silent = await auction.next()
+        auction.lost(silent, "no acceptance within 5 s", failed=True)
+        tracks = market.tracks(MODEL)
+        assert tracks[silent.session.peer].trust is Trust.FAILING
+        assert unlucky.session.peer not in tracks
+        assert market.newcomers_permille() == newcomers_after(OK_WHOLE, ok=False)
 
 
 async def test_a_worker_that_leaves_at_the_moment_of_the_choice_is_passed_over(
