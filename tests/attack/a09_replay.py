@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from devnet.network import Options
@@ -18,7 +18,6 @@ from tests.attack.replay_transcript import TranscriptMatrix
 from tests.attack.rogues import rogue_worker
 
 
-@dataclass(frozen=True, slots=True)
 class Replay:
     """Four places take statements: a running worker, a running client, `verify`, the escrow."""
 

@@ -1,13 +1,10 @@
 """14: one voucher and one award, sent a hundred times at once and over several sessions."""
 
-from dataclasses import dataclass
-
 from devnet.network import Options
 from tests.attack.accounts import MONEY, funded
 from tests.attack.harness import Check, Figures, World, at_least, at_most
 
 
-@dataclass(frozen=True, slots=True)
 class SameVoucher:
     """The adversary is a client played by hand, with a deposit of its own."""
 

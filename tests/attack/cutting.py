@@ -48,6 +48,11 @@ class Cutter:
         self._frames = -1
         self.cut = False
 
+    @property
+    def frames(self) -> int:
+        """Seen so far."""
+        return self._frames + 1
+
     async def before(self, frame: Frame) -> None:
         """A frame is about to leave."""
         self._frames += 1

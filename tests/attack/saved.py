@@ -82,3 +82,9 @@ def releases(home: Path) -> set[bytes]:
     """Consents to lower a lock that a client keeps."""
     found = (release for (release,) in _rows(home, "SELECT release FROM releases_got"))
     return {release for release in found if isinstance(release, bytes)}
+
+
+def jobs(home: Path, client: bytes) -> set[bytes]:
+    """A client's jobs that a worker has begun."""
+    found = (job for (job,) in _rows(home, "SELECT job FROM segments WHERE client = ?", client))
+    return {job for job in found if isinstance(job, bytes)}

@@ -5,6 +5,8 @@ from tests.attack.a04_yamux_floods import YamuxFloods
 from tests.attack.a05_half_open import HalfOpen
 from tests.attack.a06_segments import Segments
 from tests.attack.a09_replay import Replay
+from tests.attack.a10_client_cut import ClientCut
+from tests.attack.a11_worker_cut import WorkerCut
 from tests.attack.a14_same_voucher import SameVoucher
 from tests.attack.harness import Attack
 
@@ -14,5 +16,7 @@ ATTACKS: tuple[Attack, ...] = (
     HalfOpen(),
     Segments(),
     Replay(),
+    ClientCut(),
+    WorkerCut(),
     SameVoucher(),
 )

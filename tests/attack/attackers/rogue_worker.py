@@ -19,6 +19,7 @@ from node.protocol import payee_ledger, signing
 from node.protocol.fields import Signed
 from node.protocol.frames import (
     AcceptanceFrame,
+    AwardFrame,
     Bid,
     Frame,
     LockReleaseFrame,
@@ -26,6 +27,7 @@ from node.protocol.frames import (
     ProgressFrame,
     ReceiptFrame,
     Resume,
+    VoucherFrame,
 )
 from node.protocol.statements import LockRelease, Voucher
 from node.roles.disowned import Disowned
@@ -36,6 +38,7 @@ from tests.attack.replay_matrix import forged
 
 ROLE: Final = "role.json"
 FORGED: Final = "forged.txt"
+CUT: Final = "cut.txt"
 DAY_MS: Final = 86_400_000
 _FIELDS: Final = {
     AcceptanceFrame: ("acceptance", "acceptance"),
@@ -109,6 +112,11 @@ class Rogue:
         with (self.home / FORGED).open("a") as file:
             file.write(signed.signature.hex() + "\n")
 
+    def note_cut(self, frame: str) -> None:
+        """Say where a job was cut off; on disk before a process is gone."""
+        with (self.home / CUT).open("a") as file:
+            file.write(frame + "\n")
+
     def _variant(self, kind: str, name: str, signed: Signed[Any]) -> tuple[Signed[Any], bool]:
         """The forged statement, and whether the genuine one goes out before it."""
         statement = signed.statement
@@ -178,14 +186,18 @@ class _Session:
     async def receive(self) -> Inbound:
         inbound = await self._session.receive()
         if inbound.channel is None:
-            if self._cutter is not None:  # a voucher
+            if self._cutter is not None and isinstance(inbound.frame, VoucherFrame):
                 await self._cutter.received(inbound.frame)
+            return inbound
+        if not isinstance(inbound.frame, AwardFrame):
             return inbound
         for each in self._rogue.unasked():
             await self._session.send(each)
         role = self._rogue.role
         if "cut" in role:
-            self._cutter = Cutter(self._session, mode=role["cut"], at=role["at"])
+            self._cutter = Cutter(
+                self._session, mode=role["cut"], at=role["at"], note=self._rogue.note_cut
+            )
             await self._cutter.received(inbound.frame)
         return replace(inbound, channel=_Channel(inbound.channel, self._rogue, self._cutter))
 
