@@ -18,6 +18,8 @@ from node.protocol.frames import Refused
 from node.protocol.payee_state import (
     ADVANCES_MAX,
     DEBT_GRACE_S,
+    DEBT_KEPT_S,
+    DEBT_PAID_SHARE,
     PAYERS_MAX,
     SEGMENTS_MAX,
     VIEW_FRESH_S,
@@ -101,14 +103,25 @@ def lock_micro(state: PayeeState, payer: Address, now: Now) -> int:
 
 
 def debt_micro(state: PayeeState, payer: Address, now: Now) -> int:
-    """What ended segments of this payer earned and were never paid."""
+    """What segments of this payer that ended of late earned and were never paid."""
     return sum(
         segment.debt_micro
         for segment in state.segments.values()
         if segment.payer == payer
         and segment.ended_s is not None
-        and now.monotonic_s - segment.ended_s > DEBT_GRACE_S
+        and DEBT_GRACE_S < now.monotonic_s - segment.ended_s <= DEBT_KEPT_S
     )
+
+
+def _debt_max_micro(state: PayeeState, payer: Address) -> int:
+    """How much of that a payer may have.
+
+    What is on its way when a client dies, or its network, is lost to both: the client never learns
+    of it.  So a debt is no proof of ill will, and keeps nobody away for ever; but what a payer
+    gains by many of them stays a small part of what it pays.
+    """
+    vouchered = sum(tab.best_micro for tab in state.tabs.values() if tab.tab.payer == payer)
+    return state.rules.debt_max_micro + vouchered // DEBT_PAID_SHARE
 
 
 def _admit(state: PayeeState, event: Admit, now: Now) -> Step:
@@ -132,18 +145,18 @@ def _admit(state: PayeeState, event: Admit, now: Now) -> Step:
 
 
 def _refusal(state: PayeeState, event: Admit, now: Now) -> Refuse | None:
-    segment, rules = event.segment, state.rules
+    segment, margin_s = event.segment, state.rules.exit_margin_s
     if segment.key in state.keys or segment.award in state.segments:
         return Refuse(code=Refused.DUPLICATE)
     problem = serving_problem(state, segment.payer, now)
     if problem is not None:
         return Refuse(code=problem)
-    if event.signer_expiry_s <= now.unix_s + rules.exit_margin_s:
+    if event.signer_expiry_s <= now.unix_s + margin_s:
         return Refuse(code=Refused.CLIENT_UNAUTHORISED, detail="the signer's authority ends")
     tab = state.tabs.get(segment.tab)
     if tab is not None and tab.behind:
         return Refuse(code=Refused.UNPAID, detail="vouchers of this tab are missing here")
-    if debt_micro(state, segment.payer, now) > rules.debt_max_micro:
+    if debt_micro(state, segment.payer, now) > _debt_max_micro(state, segment.payer):
         return Refuse(code=Refused.UNPAID)
     exposure_after = exposure_micro(state, segment.payer) + segment.need_micro
     if exposure_after > event.signer_left_micro:

@@ -14,6 +14,10 @@ VIEW_FRESH_S = 30.0
 """A view of the chain older than this counts locks only (design.md, "Chain")."""
 DEBT_GRACE_S = 10.0
 """A segment that ended this recently may have its last voucher under way."""
+DEBT_KEPT_S = 3600.0
+"""A debt older than this keeps its payer no longer from being served."""
+DEBT_PAID_SHARE = 16
+"""One part in so many of what a payer vouchered here may be left unpaid besides."""
 PAYERS_MAX = 4_096
 """Views kept of payers that have no tab here."""
 ADVANCES_MAX = 4_096

@@ -322,6 +322,40 @@ async def test_debts_survive_a_restart(autojump_clock: MockClock) -> None:
         assert code(await asked(world, again)) is Refused.UNPAID
 
 
+async def test_debts_are_forgiven_in_time(autojump_clock: MockClock) -> None:
+    """A client that died did not even see what was on its way to it."""
+    async with payment_world() as world:
+        seller = await world.seller()
+        world.escrow.deposit(CLIENT, 5_000)
+        for _ in range(3):
+            await world.finish(seller, await served(world, seller), amount=40)
+        await trio.sleep(3_590)
+        assert code(await asked(world, seller)) is Refused.UNPAID
+        await trio.sleep(20)
+        assert code(await asked(world, seller)) is None
+
+
+async def test_who_pays_may_leave_a_little_unpaid(autojump_clock: MockClock) -> None:
+    """One part in 16 of what was vouchered, on top of the quantum (100 here)."""
+    async with payment_world() as world:
+        seller = await world.seller()
+        world.escrow.deposit(CLIENT, 5_000)
+        hand = Hand(seller)
+        for _ in range(8):
+            award = await served(world, seller)
+            seller.payee.ended(digest_of(award), earned_micro=40)
+            await hand.give(hand.frame((award, 40)))  # 320 in all
+        for debt in (40, 40, 40):
+            award = await served(world, seller)
+            seller.payee.ended(digest_of(award), earned_micro=debt)
+        await trio.sleep(11)
+        assert code(await asked(world, seller)) is None
+        award = await served(world, seller)
+        seller.payee.ended(digest_of(award), earned_micro=1)
+        await trio.sleep(11)
+        assert code(await asked(world, seller)) is Refused.UNPAID
+
+
 # ---------------------------------------------------------------------------- the age of the view
 
 
