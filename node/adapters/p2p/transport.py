@@ -284,12 +284,19 @@ class Libp2pTransport:
     async def _run(self, session: StreamSession) -> None:
         log.info("p2p.session", peer=session.peer_id, agent=printable(session.hello.agent))
         try:
-            await session.run()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(session.run)
+                # It takes a while to part; but from now on nobody may be given it as a live one.
+                await session.wait_lost()
+                self._forget(session)
         finally:
-            if self._sessions.get(session.peer) is session:
-                del self._sessions[session.peer]
+            self._forget(session)
             self._running.discard(session)
             log.info("p2p.session_lost", peer=session.peer_id, reason=session.lost)
+
+    def _forget(self, session: StreamSession) -> None:
+        if self._sessions.get(session.peer) is session:
+            del self._sessions[session.peer]
 
     async def aclose(self, reason: str) -> None:
         """End every session, with what is queued on each sent within `CLOSE_S`."""

@@ -163,3 +163,13 @@ async def test_addresses_to_advertise_replace_the_real_ones() -> None:
     )
     async with transport(config=config) as a:
         assert a.addrs == (f"/dns4/worker.example/tcp/4321/p2p/{a.host.get_id()}",)
+
+
+async def test_a_session_that_was_lost_is_no_live_one_while_it_parts() -> None:
+    async with pair() as p:
+        p.near.close("done")
+        for _ in range(5):
+            await trio.lowlevel.checkpoint()
+        # Whoever looks for lost sessions among the live ones would find it again and again.
+        assert p.left.sessions() == {}
+        assert await p.left.connect(p.right.addrs) is not p.near
