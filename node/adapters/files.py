@@ -43,8 +43,13 @@ class FolderFiles:
             self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             # Written aside and renamed: a crash leaves no half file under a whole one's name.
             with tempfile.NamedTemporaryFile(dir=self._folder, delete=False) as file:
-                file.write(content)
-            os.replace(file.name, self._folder / sha256.hex())
+                try:
+                    file.write(content)
+                    file.flush()
+                    os.replace(file.name, self._folder / sha256.hex())
+                except OSError:
+                    Path(file.name).unlink(missing_ok=True)
+                    raise
         except OSError as error:
             raise ConfigError(f"can't write to {self._folder}: {error.strerror}") from error
         return sha256

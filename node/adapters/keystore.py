@@ -40,12 +40,15 @@ def create(path: Path, *, key: bytes, password: bytes, scrypt_n: int = SCRYPT_N)
 
     Raises:
         WalletError: The file exists: a key is never written over.
+        ConfigError: It can't be written; nothing is left of it.
     """
     document = seal(key=key, password=password, scrypt_n=scrypt_n)
     try:
         write_private(path, json.dumps(document).encode())
     except FileExistsError:
         raise WalletError(f"{path} exists; a key is never written over") from None
+    except OSError as error:
+        raise ConfigError(f"can't write {path}: {error.strerror}") from error
     return address_of_key(key)
 
 
@@ -120,11 +123,17 @@ def write_private(path: Path, content: bytes) -> None:
     Raises:
         FileExistsError: It is there.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        # Under its name it is whole, whenever a crash comes; and a link replaces nothing.
+        os.link(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)

@@ -45,6 +45,9 @@ async def serve_control(
         home: Its `socket` is made, mode 0600.
         handlers: By method name.
         task_status: Started once it listens.
+
+    Raises:
+        ConfigError: The socket can't be made.
     """
     limiter = trio.CapacityLimiter(_CONNECTIONS_MAX)
 
@@ -59,6 +62,19 @@ async def serve_control(
         finally:
             limiter.release()
 
+    try:
+        listening = await _listen(home)
+    except OSError as error:
+        raise ConfigError(f"can't make {home.socket}: {error.strerror}") from error
+    task_status.started()
+    try:
+        await trio.serve_listeners(answer, [trio.SocketListener(listening)])
+    finally:
+        with suppress(FileNotFoundError):
+            home.socket.unlink()
+
+
+async def _listen(home: Home) -> trio.socket.SocketType:
     with suppress(FileNotFoundError):
         home.socket.unlink()  # left behind by a kill; the lock is ours
     listening = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -66,12 +82,7 @@ async def serve_control(
         await listening.bind(address)
     home.socket.chmod(0o600)
     listening.listen(_CONNECTIONS_MAX)
-    task_status.started()
-    try:
-        await trio.serve_listeners(answer, [trio.SocketListener(listening)])
-    finally:
-        with suppress(FileNotFoundError):
-            home.socket.unlink()
+    return listening
 
 
 def call(home: Home, method: str, parameters: Mapping[str, Any], *, timeout_s: float) -> Any:

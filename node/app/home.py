@@ -95,12 +95,12 @@ class Home:
 
         Raises:
             HomeBusy: Another process owns it.
-            ConfigError: There is no such home.
+            ConfigError: There is no such home, or it can't be written.
         """
         with self._lock_file() as descriptor:
             if not _try_lock(descriptor):
                 raise self._busy(_read_owner(descriptor))
-            _write_owner(descriptor, purpose)
+            self._sign(descriptor, purpose)
             yield
 
     @asynccontextmanager
@@ -116,7 +116,7 @@ class Home:
 
         Raises:
             HomeBusy: It was not free in time, or its owner will not leave by itself.
-            ConfigError: There is no such home.
+            ConfigError: There is no such home, or it can't be written.
         """
         with self._lock_file() as descriptor:
             if not _try_lock(descriptor):
@@ -125,7 +125,7 @@ class Home:
                     raise self._busy(owner)
                 on_wait(owner)
                 await self._wait_for_lock(descriptor, wait_s)
-            _write_owner(descriptor, purpose)
+            self._sign(descriptor, purpose)
             yield
 
     async def _wait_for_lock(self, descriptor: int, wait_s: float) -> None:
@@ -139,11 +139,20 @@ class Home:
     @contextmanager
     def _lock_file(self) -> Iterator[int]:
         self.check()
-        descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            descriptor = os.open(self.lock, os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise ConfigError(f"can't write {self.lock}: {error.strerror}") from error
         try:
             yield descriptor
         finally:
             os.close(descriptor)
+
+    def _sign(self, descriptor: int, purpose: str) -> None:
+        try:
+            _write_owner(descriptor, purpose)
+        except OSError as error:
+            raise ConfigError(f"can't write {self.lock}: {error.strerror}") from error
 
     def _busy(self, owner: Owner) -> HomeBusy:
         return HomeBusy(

@@ -78,7 +78,10 @@ def _stores(writer: Writer) -> Stores:
 def _connect(path: Path | None, domain: Domain) -> sqlite3.Connection:
     if path is not None:
         # Before SQLite makes it: its other files take their mode from this one.
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        try:
+            os.close(os.open(path, os.O_CREAT | os.O_RDWR | os.O_CLOEXEC, 0o600))
+        except OSError as error:
+            raise StoreFailed(f"the store can't be opened: {error.strerror}") from error
     connection = _open(":memory:" if path is None else f"file:{quote(str(path))}?mode=rw")
     try:
         connection.execute("PRAGMA journal_mode = WAL")
