@@ -17,6 +17,7 @@ import trio
 
 QUESTION = "What is a voucher?"
 TOKENS = 24
+OFFERS_S = 30.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +33,8 @@ class Job:
     awards: int
     """How many workers were awarded the job, one after the other."""
     failure: str
+    offers: int = 0
+    """Live offers at hand when it began."""
 
 
 class Watch:
@@ -75,9 +78,10 @@ async def buy(
     request = SubmitRequest(
         prompt=question, max_tokens=tokens, ignore_eos=True, worker=worker, started_s=began_s
     )
-    watch, failure, got = Watch(), "", 0
+    watch, failure, got, offers = Watch(), "", 0, 0
     try:
         model = await buyer.catalog.choose("")
+        offers = len(buyer.market.live_offers(model.id))
         chat = ChatText.of(model.files)
         order = submit._order(config, request, model, chat)
         output = Output(
@@ -99,7 +103,16 @@ async def buy(
         worker=watch.awards[-1] if watch.awards else "",
         awards=len(watch.awards),
         failure=failure,
+        offers=offers,
     )
+
+
+async def _see_offers(buyer: Any, wanted: int) -> None:
+    """Wait until so many offers for the usual model are at hand, or for half a minute."""
+    model = await buyer.catalog.choose("")
+    with trio.move_on_after(OFFERS_S):
+        while len(buyer.market.live_offers(model.id)) < wanted:  # noqa: ASYNC110
+            await trio.sleep(0.2)
 
 
 async def main(options: argparse.Namespace) -> None:
@@ -113,7 +126,8 @@ async def main(options: argparse.Namespace) -> None:
     from node.config import load
 
     logs.configure("warning")
-    config = load(options.home)
+    flags = dict(each.split("=", 1) for each in options.set or ())
+    config = load(options.home, flags=flags)
     if options.bootstrap:
         network = replace(config.network, bootstrap=tuple(options.bootstrap))
         config = replace(config, network=network)
@@ -122,6 +136,8 @@ async def main(options: argparse.Namespace) -> None:
         open_stores(home.store, domain=domain_of(config)) as stores,
         open_buyer(config, key, stores) as buyer,
     ):
+        if options.offers_first:
+            await _see_offers(buyer, options.offers_first)
         due_s, number = time.monotonic(), 0
         while options.jobs is None or number < options.jobs:
             question = QUESTION + " voucher" * options.words
@@ -141,6 +157,8 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--worker", default="", help="address; empty: whoever is best")
     parser.add_argument("--bootstrap", action="append", help="instead of the home's; repeatable")
     parser.add_argument("--words", type=int, default=0, help="more words in the prompt")
+    parser.add_argument("--set", action="append", metavar="SECTION.KEY=VALUE", help="repeatable")
+    parser.add_argument("--offers-first", type=int, default=0, help="begin with so many offers")
     parser.add_argument("--every", type=float, default=0.0, metavar="S")
     parser.add_argument("--jobs", type=int, default=None)
     parser.add_argument("--tokens", type=int, default=TOKENS)

@@ -4,6 +4,7 @@ from tests.attack.a01_malformed_frames import MalformedFrames
 from tests.attack.a04_yamux_floods import YamuxFloods
 from tests.attack.a05_half_open import HalfOpen
 from tests.attack.a06_segments import Segments
+from tests.attack.a07_sybils import Sybils
 from tests.attack.a09_replay import Replay
 from tests.attack.a10_client_cut import ClientCut
 from tests.attack.a11_worker_cut import WorkerCut
@@ -15,6 +16,7 @@ ATTACKS: tuple[Attack, ...] = (
     YamuxFloods(),
     HalfOpen(),
     Segments(),
+    Sybils(),
     Replay(),
     ClientCut(),
     WorkerCut(),
