@@ -89,6 +89,10 @@ def choose(
         position: Output tokens of the whole job before this one.
         history: Prompt and output so far; needed only if `sampling.penalises`.
     """
+    if sampling.temperature == 0.0 and not sampling.penalises:
+        token = int(logits.argmax())
+        if np.isfinite(logits[token]):
+            return token  # the same as below, in a fifth of the time
     scores = _penalised(logits, sampling, history)
     if sampling.temperature == 0.0:
         return int(scores.argmax())

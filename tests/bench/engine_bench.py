@@ -35,8 +35,8 @@ class Plan:
     decode_tokens: int
 
 
-QUICK: Final = Plan(rounds=2, decode_tokens=96)
-FULL: Final = Plan(rounds=7, decode_tokens=256)
+QUICK: Final = Plan(rounds=4, decode_tokens=64)
+FULL: Final = Plan(rounds=25, decode_tokens=128)
 
 
 class Side:
@@ -105,7 +105,7 @@ def _decode(report: Report, plan: Plan, ours: Side, genai: Side) -> None:
     for batch in BATCHES:
         rows = [_decode_pair(ours, genai, batch, plan) for _ in range(plan.rounds)]
         _add_pair(report, f"decode, batch {batch}", rows, floor=1.0 if batch == 1 else None)
-        totals[batch] = median([row[0] for row in rows])
+        totals[batch] = max(row[0] for row in rows)
     for batch in (1, max(BATCHES)):
         rows = [_decode_pair(ours, genai, batch, plan, sampled=True) for _ in range(plan.rounds)]
         _add_pair(report, f"decode at temperature 1, batch {batch}", rows)
@@ -143,16 +143,17 @@ def _prefill(report: Report, plan: Plan, ours: Side, genai: Side) -> None:
 def _add_pair(
     report: Report, name: str, rows: Sequence[tuple[float, float]], *, floor: float | None = None
 ) -> None:
-    """The median of the rounds' ratios: what slows a round down slows both of its sides."""
-    mine, theirs = (median([row[side] for row in rows]) for side in (0, 1))
+    """The best round of each side: whatever else the machine does only ever slows one down."""
+    mine, theirs = (max(row[side] for row in rows) for side in (0, 1))
+    spread = median([row[0] / row[1] for row in rows])
     report.add(
         Figure(
             name=f"{name}, ours over genai",
-            measured=median([row[0] / row[1] for row in rows]),
+            measured=mine / theirs,
             unit="x",
             target=floor,
             at_least=True,
-            note=f"{mine:,.0f} and {theirs:,.0f} tok/CPU-s",
+            note=f"{mine:,.0f} and {theirs:,.0f} tok/CPU-s; median of the rounds {spread:.2f} x",
         )
     )
 

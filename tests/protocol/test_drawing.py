@@ -208,3 +208,21 @@ def test_top_p_beyond_the_first_few_hundred() -> None:
     drawn = {choose(row, sampling=Sampling(top_p=0.5, seed=s), position=0) for s in range(60)}
     assert max(drawn) < 2500
     assert max(drawn) > 300
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        [0.5, np.nan, 2.0],
+        [np.nan, -np.inf, -1.0],
+        [3.4028234663852886e38, np.inf, 0.0],
+        [-np.inf, -np.inf, -np.inf],
+        [1.0, 1.0, 0.0],
+    ],
+)
+def test_the_best_token_is_the_same_however_it_is_found(row: list[float]) -> None:
+    """Temperature 0 looks at the logits as they are, where no value of theirs forbids that."""
+    logits = np.array(row, dtype=np.float32)
+    finite = np.where(np.isnan(logits), -np.inf, logits)
+    wanted = int(np.clip(finite, -np.finfo(np.float32).max, np.finfo(np.float32).max).argmax())
+    assert choose(logits, sampling=Sampling(temperature=0), position=0) == wanted

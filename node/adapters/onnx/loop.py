@@ -25,6 +25,9 @@ CHUNK_LOGITS_BYTES: Final = 64 * 1024 * 1024
 CHUNK_TOKENS_MIN: Final = 16
 AHEAD_TOKENS: Final = 32
 """A job that is so many ids ahead of its reader pauses until half of them are taken."""
+HAND_OVER_S: Final = 0.004
+"""How long tokens may wait for those after them, while there are more to come: waking the event
+loop costs as much as a small model's token.  A job's first token and its end wait for nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +63,14 @@ class Loop:
     """Jobs of one decoder.  `run` belongs to one thread; `tell` may be called from any."""
 
     def __init__(
-        self, decoder: Decoder, *, slots: int, vocab: int, tokens_per_s_max: float, deliver: Deliver
+        self,
+        decoder: Decoder,
+        *,
+        slots: int,
+        vocab: int,
+        tokens_per_s_max: float,
+        deliver: Deliver,
+        hand_over_s: float = HAND_OVER_S,
     ) -> None:
         """
         Args:
@@ -68,7 +78,8 @@ class Loop:
             slots: Jobs that are computed at once.
             vocab: Tokens in a row of logits.
             tokens_per_s_max: Most tokens per second of any one job; 0 for no limit.
-            deliver: Called once per turn, in the loop's thread, with what happened to which job.
+            deliver: Called in the loop's thread with what happened to which job, in order.
+            hand_over_s: How long what happened may be kept back, while the loop computes.
         """
         self._decoder = decoder
         self._slots = slots
@@ -76,6 +87,10 @@ class Loop:
         self._chunk = max(CHUNK_TOKENS_MIN, min(CHUNK_TOKENS, per_row))
         self._step_s = 1 / tokens_per_s_max if tokens_per_s_max > 0 else 0.0
         self._deliver = deliver
+        self._hand_over_s = hand_over_s
+        self._happened: list[Happened] = []
+        """Not delivered yet."""
+        self._delivered_s = 0.0
         self._commands: queue.SimpleQueue[Command] = queue.SimpleQueue()
         self._waiting: deque[Job] = deque()
         self._reading: deque[Job] = deque()
@@ -98,13 +113,27 @@ class Loop:
         self._listen()
         self._admit()
         self._resume()
-        happened = self._read_chunk() + self._step_all()
-        if happened:
+        first = self._read_chunk()
+        if first:  # somebody waits for it: not for everybody's next token as well
+            self._happened += first
+            self._hand_over()
+        stepped = self._step_all()
+        self._happened += stepped
+        late_s = time.monotonic() - self._delivered_s
+        if late_s >= self._hand_over_s or any(_ends(event) for _, event in stepped):
+            self._hand_over()
+
+    def _hand_over(self) -> None:
+        if self._happened:
+            happened, self._happened = self._happened, []
+            self._delivered_s = time.monotonic()
             self._deliver(happened)
 
     def _listen(self) -> None:
         """Take all commands; if there is nothing else to do now, wait for one."""
         wait_s = self._idle_s()
+        if wait_s != 0.0:
+            self._hand_over()
         while True:
             try:
                 command = self._commands.get(block=wait_s != 0.0, timeout=wait_s)

@@ -54,16 +54,24 @@ class Watched(Decoder):
 class Bench:
     """A loop whose turns a test takes one by one."""
 
-    def __init__(self, *, slots: int = 4, tokens_per_s_max: float = 0.0) -> None:
+    def __init__(
+        self, *, slots: int = 4, tokens_per_s_max: float = 0.0, hand_over_s: float = 0.0
+    ) -> None:
         self.decoder = Watched()
         self.happened: list[Happened] = []
+        self.hand_overs: list[int] = []
         self.loop = Loop(
             self.decoder,
             slots=slots,
             vocab=MANIFEST.vocab,
             tokens_per_s_max=tokens_per_s_max,
-            deliver=self.happened.extend,
+            deliver=self._deliver,
+            hand_over_s=hand_over_s,
         )
+
+    def _deliver(self, happened: Sequence[Happened]) -> None:
+        self.happened.extend(happened)
+        self.hand_overs.append(len(happened))
 
     def submit(self, *jobs: Job) -> None:
         for one in jobs:
@@ -84,6 +92,35 @@ def test_a_prompt_then_a_token_each_turn() -> None:
     # The first turn reads the prompt, which gives a token, and makes the next at once.
     assert bench.decoder.runs == [(1, 5), (1, 1), (1, 1), (1, 1), (1, 1)]
     assert len(bench.made(one)) == one.made == 5
+
+
+def test_tokens_go_over_together_but_the_first_and_the_last_at_once() -> None:
+    bench, one = Bench(hand_over_s=1e6), job(max_tokens=8)
+    bench.submit(one)
+    bench.turns(1)
+    bench.turns(4)
+    assert bench.hand_overs == [1]
+    bench.turns(2)
+    assert bench.hand_overs == [1, 7]
+    assert len(bench.made(one)) == one.made == 8
+
+
+def test_nothing_is_kept_back_while_the_loop_has_nothing_to_compute() -> None:
+    bench, one = Bench(hand_over_s=1e6), job()
+    bench.submit(one)
+    while not one.paused:
+        bench.turns(1)
+    bench.loop.tell(Taken())  # or the next turn would wait for ever
+    bench.turns(1)
+    assert len(bench.made(one)) == one.made == AHEAD_TOKENS
+
+
+def test_tokens_of_a_slow_loop_go_over_one_by_one() -> None:
+    bench, one = Bench(hand_over_s=0.0001, tokens_per_s_max=200.0), job(max_tokens=4)
+    bench.submit(one)
+    while len(bench.made(one)) < 4:
+        bench.turns(1)
+    assert max(bench.hand_overs[1:]) == 1
 
 
 def test_a_long_prompt_is_read_in_parts_between_the_tokens_of_others(
