@@ -78,9 +78,8 @@ class Audit:
                 what = f"{name} is owed {owed} with a lock of {lock}, the credit is {credit_micro}"
                 self._fail("uncovered is within the credit", what)
 
-    def exited(self, payer: Address) -> None:
+    def exited(self, payer: Address, escrow: Escrow) -> None:
         """A payer is about to take its deposit out: nothing may be owed any more."""
-        escrow = self.chain.head.escrow
         for name in self.workers:
             query = "SELECT id, best FROM payee_tabs WHERE payer = ?"
             for tab, best in self.witness.disks[name].execute(query, (payer,)).fetchall():

@@ -114,6 +114,7 @@ class Faults:
 
     async def _exit(self, node: Node, _fault: Fault) -> None:
         address, world = node.address, self._world
+        world.leaving.add(node.name)
         world.chain.do("request exit", lambda escrow: escrow.request_exit(address))
 
     async def _cancel(self, node: Node, _fault: Fault) -> None:

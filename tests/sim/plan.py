@@ -9,7 +9,7 @@ from node.protocol.signing import Domain
 from tests.sim.engine import Pace
 
 DOMAIN = Domain(31337, bytes.fromhex("5f" * 20))
-FAULTS_S = 20.0
+FAULTS_S = 12.0
 """Jobs begin, and things go wrong, until then."""
 FAULTS = {
     "crash": 4,
@@ -111,7 +111,7 @@ def plan_of(seed: int, *, faulty: bool = True) -> Plan:
         faults=tuple(sorted(faults, key=lambda each: each.at_s)) if faulty else (),
         latency_s=rng.choice(((0.001, 0.003), (0.005, 0.05), (0.02, 0.2))),
         block_s=rng.choice((1, 1, 2)),
-        deposit_micro=rng.choice((1_000, 5_000, 50_000)),
+        deposit_micro=rng.choice((2_000, 10_000, 50_000)),
         pace=Pace(
             step_s=rng.choice((0.01, 0.03)),
             burst=rng.choice((1, 2, 5)),

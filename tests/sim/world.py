@@ -5,6 +5,7 @@ import hashlib
 import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import trio
@@ -12,6 +13,7 @@ import trio.testing
 
 from node.errors import CorruptState, NodeError
 from node.protocol.auction_record import AuctionRecord
+from node.protocol.fields import Address
 from node.protocol.frames import Refusal, SamplingFields
 from node.protocol.scoring import Preferences
 from node.protocol.statements import CutoffReason, Lock
@@ -25,6 +27,7 @@ from tests.sim.audit import Audit
 from tests.sim.chain import Chain
 from tests.sim.disk import DiskWriter
 from tests.sim.engine import MANIFEST, MODEL
+from tests.sim.escrow import Escrow
 from tests.sim.faults import Faults
 from tests.sim.network import Net
 from tests.sim.nodes import ClientNode, Life, Node, WorkerNode
@@ -36,7 +39,7 @@ JOBS_END_S = 60.0
 """After the last fault every job has ended by then."""
 SETTLED_S = 60.0
 """And after that everything is redeemed, and known on both sides, by then."""
-EXIT_DELAY_S = 90
+EXIT_DELAY_S = 60
 Echo = Callable[[str], None]
 SAMPLING = SamplingFields(
     temperature=0,
@@ -105,6 +108,8 @@ class World:
         self.nodes: dict[str, Node] = {}
         self.jobs_left = dict.fromkeys(plan.jobs, False)
         """Whether a process has begun it."""
+        self.leaving: set[str] = set()
+        """Clients that asked to exit from the escrow."""
         self.jobs_open = 0
         self.outcomes: dict[str, int] = {}
         self.broken: tuple[str, str] | None = None
@@ -179,7 +184,7 @@ class World:
                 if isinstance(node, ClientNode):
                     nursery.start_soon(self._drive, node, life)
                 await life.ended.wait()
-            pause_s = 0.2 if self.quiet else self.rng.choice((0.1, 1.0, 5.0))
+            pause_s = 0.2 if self.quiet else self.rng.choice((0.1, 0.5, 3.0))
 
     # ------------------------------------------------------------------------------ what is bought
 
@@ -241,6 +246,7 @@ class World:
             await self._until(self._jobs_over)
         if not self._jobs_over():
             self.fail("every job ends", f"{self.jobs_open} have not")
+        await self._exits_end()
         await self._restart_clients()
         with trio.move_on_after(SETTLED_S) as patience:
             await self._reconnect()
@@ -249,6 +255,19 @@ class World:
         if patience.cancelled_caught:
             self.trace.note("world", "not settled", "in time")
         self.audit.settled()
+
+    async def _exits_end(self) -> None:
+        """Who asked to leave leaves: by then the workers have redeemed what it owes."""
+        for name in sorted(self.leaving):
+            address = self.nodes[name].address
+            ready_s = self.chain.head.escrow.of(address).exit_ready_s
+            await trio.sleep(max(0, ready_s - self.chain.head.escrow.time_s))
+            self.chain.do("exit", partial(self._exit, address))
+            await trio.sleep(2 * self.plan.block_s)
+
+    def _exit(self, address: Address, escrow: Escrow) -> None:
+        self.audit.exited(address, escrow)
+        escrow.exit(address, address)
 
     async def _restart_clients(self) -> None:
         """Each command of a client's home is a process of its own."""
@@ -355,6 +374,7 @@ def simulate(
     from trio._core import _run
 
     gc.collect()
+    gc.freeze()  # what was imported is not looked at again and again
     gc.disable()  # an object that is collected now or later is an event now or later
     _run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
     _run._r.seed(f"trio {plan.seed}")
