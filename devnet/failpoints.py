@@ -9,6 +9,7 @@ A point has a name such as ``store.payer.save_vouchers.before``, ``send.VoucherF
 """
 
 import os
+import resource
 import signal
 from collections import Counter
 from collections.abc import Callable
@@ -87,11 +88,14 @@ def install(probe: Probe) -> None:
 
 
 def _append(path: Path, line: bytes) -> None:
-    """One write: it is whole, and it outlives the process."""
+    """One write: it is whole, and it outlives the process.  No limit of the node's is ours."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limits[1], limits[1]))
         os.write(descriptor, line + b"\n")
     finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         os.close(descriptor)
 
 

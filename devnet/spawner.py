@@ -11,6 +11,7 @@ other end.
 import ctypes
 import json
 import os
+import resource
 import select
 import signal
 import subprocess
@@ -84,6 +85,7 @@ class Spawner:
         out: Path | None = None,
         err: Path | None = None,
         probe: dict[str, Any] | None = None,
+        file_bytes_max: int = 0,
     ) -> Child:
         """Run `node ARGV` in a home.
 
@@ -93,6 +95,7 @@ class Spawner:
             out: File for stdout; None throws it away.
             err: File that stderr is appended to; None throws it away.
             probe: Fields of `failpoints.Probe`, as text and numbers.
+            file_bytes_max: The kernel refuses what would make a file longer; 0 for no limit.
         """
         child = Child()
         with self._lock:
@@ -105,6 +108,7 @@ class Spawner:
                 "out": str(out or os.devnull),
                 "err": str(err or os.devnull),
                 "probe": probe or {},
+                "file_bytes_max": file_bytes_max,
             }
             assert self._process.stdin is not None
             self._process.stdin.write(json.dumps(order) + "\n")
@@ -205,6 +209,11 @@ def _child(order: dict[str, Any]) -> NoReturn:
             }
             install(Probe(**probe))
         _reseed()
+        if order["file_bytes_max"]:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(
+                resource.RLIMIT_FSIZE, (order["file_bytes_max"], resource.RLIM_INFINITY)
+            )
         sys.argv = ["node", *order["argv"]]
         code = run("node")
     except SystemExit as ended:

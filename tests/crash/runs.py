@@ -61,40 +61,53 @@ def run(role: str, *, folder: Path, points: int, seed: int, named: int, tell: To
     folder.mkdir(parents=True)
     started_s = time.monotonic()
     with world(folder, clients=2, seed=seed) as market:
-        trace = folder / "trace"
-        kills = ROLES[role].trace(market, trace)
-        names = sorted(set(trace.read_text().split())) if trace.exists() else []
+        names = named_points(role, market)
         if named:
             names = market.rng.sample(names, min(named, len(names)))
         # The first pass finds a process at its start, a later one amid its work.
         kills = [Kill(name, count) for name in names for count in ((1,) if named else (1, 4))]
         kills += [Kill()] * points
         market.rng.shuffle(kills)
-        result = Result(role=role)
-        reached: set[str] = set()
-        missed: set[str] = set()
-        told = 0
-        for number, (kill, hit) in enumerate(ROLES[role].kill_all(market, kills), start=1):
-            (reached if hit else missed).add(kill.point)
-            for line in market.violations[told:]:
-                tell(f"{role}: after {kill.point or 'a random kill'}: {line}")
-            told = len(market.violations)
-            if number % 20 == 0:
-                bad = len(market.violations)
-                tell(f"{role}: {number}/{len(kills)} kills, {market.jobs_done} jobs, {bad} faults")
+        result = kill(role, market, kills, tell=tell)
         result.books = market.settle()
-        result.kills, result.jobs = market.kills, market.jobs_done
-        result.points = len(reached - {""})
-        result.missed = sorted(missed - reached - {""})
         result.violations = market.violations
+        result.jobs = market.jobs_done
     result.seconds = time.monotonic() - started_s
     return result
+
+
+def named_points(role: str, market: World) -> list[str]:
+    """All that this role passes in its ordinary work."""
+    trace = market.folder / f"trace-{role}"
+    ROLES[role].trace(market, trace)
+    return sorted(set(trace.read_text().split()))
+
+
+def kill(role: str, market: World, kills: Sequence[Kill], *, tell: Told) -> Result:
+    """Kill it so in a market that is up; the books are left to be settled."""
+    kills_before = market.kills
+    reached: set[str] = set()
+    missed: set[str] = set()
+    told = len(market.violations)
+    for number, (done, hit) in enumerate(ROLES[role].kill_all(market, kills), start=1):
+        (reached if hit else missed).add(done.point)
+        for line in market.violations[told:]:
+            tell(f"{role}: after {done.point or 'a random kill'}: {line}")
+        told = len(market.violations)
+        if number % 20 == 0:
+            tell(f"{role}: {number}/{len(kills)} kills, {told} faults")
+    return Result(
+        role=role,
+        kills=market.kills - kills_before,
+        points=len(reached - {""}),
+        missed=sorted(missed - reached - {""}),
+    )
 
 
 # ----------------------------------------------------------------------------------------- worker
 
 
-def trace_worker(market: World, trace: Path) -> list[Kill]:
+def trace_worker(market: World, trace: Path) -> None:
     """Which points a worker passes: at its start, with two clients, and when it redeems."""
     child = market.serve(trace=trace)
     assert market.ready(child), market.worker.log.read_text()[-2000:]
@@ -102,7 +115,6 @@ def trace_worker(market: World, trace: Path) -> list[Kill]:
         assert market.job(client), client.log.read_text()[-2000:]
     market.redeem().wait(COMMAND_S)
     market.kill(child)
-    return []
 
 
 def kill_worker(market: World, kills: Sequence[Kill]) -> Iterator[tuple[Kill, bool]]:
@@ -132,7 +144,7 @@ def _redeem_soon(market: World, child: Child) -> None:
 # ----------------------------------------------------------------------------------------- client
 
 
-def trace_client(market: World, trace: Path) -> list[Kill]:
+def trace_client(market: World, trace: Path) -> None:
     """Which points a client passes: in a first job, and in one after a crash."""
     worker = market.serve()
     assert market.ready(worker), market.worker.log.read_text()[-2000:]
@@ -144,7 +156,6 @@ def trace_client(market: World, trace: Path) -> list[Kill]:
     assert market.job(first)
     worker.kill(15)
     worker.wait(COMMAND_S)
-    return []
 
 
 def kill_client(market: World, kills: Sequence[Kill]) -> Iterator[tuple[Kill, bool]]:
@@ -160,6 +171,7 @@ def kill_client(market: World, kills: Sequence[Kill]) -> Iterator[tuple[Kill, bo
         for kill, client, child in started:
             hit = _strike(market, child, kill, 1.1 * market.job_s)
             market.check(client)
+            market.renew(client)
             yield kill, hit
     market.check(market.worker)
     worker.kill()
@@ -169,13 +181,12 @@ def kill_client(market: World, kills: Sequence[Kill]) -> Iterator[tuple[Kill, bo
 # --------------------------------------------------------------------------------------- redeemer
 
 
-def trace_redeemer(market: World, trace: Path) -> list[Kill]:
+def trace_redeemer(market: World, trace: Path) -> None:
     """Which points `node redeem` passes, by itself."""
     _end(_sell(market))
     started_s = time.monotonic()
     assert market.redeem(trace=trace).wait(COMMAND_S) == 0, market.worker.log.read_text()[-2000:]
     market.redeem_s = time.monotonic() - started_s
-    return []
 
 
 def kill_redeemer(market: World, kills: Sequence[Kill]) -> Iterator[tuple[Kill, bool]]:
@@ -263,7 +274,7 @@ def _shopping(market: World) -> Iterator[None]:
 class Role:
     """How one role is killed."""
 
-    trace: Callable[[World, Path], list[Kill]]
+    trace: Callable[[World, Path], None]
     kill_all: Callable[[World, Sequence[Kill]], Iterator[tuple[Kill, bool]]]
 
 

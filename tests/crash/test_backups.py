@@ -20,9 +20,12 @@ FILES = ("node.sqlite", "node.sqlite-wal", "node.sqlite-shm")
 def serving(market: World) -> Iterator[Child]:
     child = market.serve()
     assert market.ready(child), market.worker.log.read_text()[-2000:]
-    yield child
-    child.kill(15)
-    assert child.wait(COMMAND_S) == 0
+    try:
+        yield child
+    finally:
+        child.kill(15)
+        code = child.wait(COMMAND_S)
+    assert code == 0
 
 
 def sell(market: World, client: Party) -> None:

@@ -4,7 +4,7 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,6 +77,10 @@ class World:
     worker: Party
     clients: list[Party]
     rng: random.Random
+    make_client: Callable[[int], Party]
+    """Numbered from 1."""
+    retired: list[Party] = field(default_factory=list)
+    """Clients that died so often that the worker sells them nothing for an hour."""
     said: Said = field(default_factory=Said)
     violations: list[str] = field(default_factory=list)
     jobs_done: int = 0
@@ -91,10 +95,14 @@ class World:
 
     # ------------------------------------------------------------------------------ processes
 
-    def serve(self, **probe: Any) -> Child:
+    def serve(self, *, file_bytes_max: int = 0, **probe: Any) -> Child:
         """Start the worker."""
         return self.spawner.start(
-            "serve", home=self.worker.home, err=self.worker.log, probe=self.worker.probe(**probe)
+            "serve",
+            home=self.worker.home,
+            err=self.worker.log,
+            probe=self.worker.probe(**probe),
+            file_bytes_max=file_bytes_max,
         )
 
     def ready(self, child: Child, within_s: float = READY_S) -> bool:
@@ -108,7 +116,7 @@ class World:
             time.sleep(0.02)
         return False
 
-    def submit(self, client: Party, **probe: Any) -> Child:
+    def submit(self, client: Party, *, file_bytes_max: int = 0, **probe: Any) -> Child:
         """Start a job, with a deposit that covers it and little more."""
         self.top_up(client)
         return self.spawner.start(
@@ -117,9 +125,10 @@ class World:
             out=client.home.with_suffix(".out"),
             err=client.log,
             probe=client.probe(**probe),
+            file_bytes_max=file_bytes_max,
         )
 
-    def redeem(self, *argv: str, **probe: Any) -> Child:
+    def redeem(self, *argv: str, file_bytes_max: int = 0, **probe: Any) -> Child:
         """Start `node redeem`: by the running worker, or by itself."""
         return self.spawner.start(
             "redeem", "--json", *argv,
@@ -127,6 +136,7 @@ class World:
             out=self.worker.home.with_suffix(".redeemed"),
             err=self.worker.log,
             probe=self.worker.probe(**probe),
+            file_bytes_max=file_bytes_max,
         )  # fmt: skip
 
     def kill(self, child: Child) -> None:
@@ -144,6 +154,23 @@ class World:
         self.jobs_done += done
         return done
 
+    def renew(self, client: Party) -> None:
+        """Replace a client that is refused for what its deaths left unpaid."""
+        if client.log.exists() and "UNPAID" in client.log.read_text():
+            self._replace(client)
+
+    def newcomer(self) -> Party:
+        """A client without a past, in the place of another."""
+        return self._replace(self.clients[0])
+
+    def _replace(self, client: Party) -> Party:
+        self.retired.append(client)
+        fresh = self.make_client(len(self.clients) + len(self.retired))
+        self.clients[self.clients.index(client)] = fresh
+        self.top_up(fresh)
+        self.chain.mine(3)
+        return fresh
+
     # ----------------------------------------------------------------------------------- money
 
     def top_up(self, client: Party) -> None:
@@ -158,6 +185,11 @@ class World:
             client.deposited_micro += TOP_UP_MICRO
             with self._funding:
                 self.chain.fund([funding])
+
+    def transactions(self) -> int:
+        """How many the worker has sent, those that wait for a block included."""
+        account = self.chain.web3.to_checksum_address(self.worker.identity.address)
+        return self.chain.web3.eth.get_transaction_count(account, "pending")
 
     # ---------------------------------------------------------------------------------- checks
 
@@ -195,6 +227,11 @@ class World:
         if not self.ready(child):
             self.violations.append("the worker did not come up again")
             return {}
+        for client in self.retired:
+            if client.store.exists():
+                self.job(client)  # if it is refused, it has said first which vouchers it gave
+        for client in list(self.clients):
+            self.renew(client)
         for client in self.clients:
             if not any(self.job(client) for _ in range(5)):
                 self.violations.append(f"no job of {client.home.name} ended well any more")
@@ -204,7 +241,7 @@ class World:
             self.violations.append(f"redeem failed with {code}")
         child.kill(15)
         child.wait(COMMAND_S)
-        self.check(self.worker, *self.clients)
+        self.check(self.worker, *self.clients, *self.retired)
         return self._compare()
 
     def _await_books(self) -> None:
@@ -214,7 +251,7 @@ class World:
 
     def _given(self) -> dict[bytes, int]:
         given: dict[bytes, int] = {}
-        for client in self.clients:
+        for client in (*self.clients, *self.retired):
             with audit.reading(client.store) as store:
                 given |= dict(store.execute("SELECT id, cumulative FROM payer_tabs"))
         return {tab: micro for tab, micro in given.items() if micro}
@@ -298,23 +335,29 @@ def world(folder: Path, *, clients: int, seed: int) -> Iterator[World]:
             settings=WORKER_SETTINGS,
         )  # fmt: skip
         address = (homes.multiaddr(worker, port),)
-        buyers = [
-            homes.make_client(
-                folder / f"client-{number + 1}", chain=settings, bootstrap=address,
-                settings=CLIENT_SETTINGS,
+
+        def party(identity: Identity) -> Party:
+            name = identity.home.name
+            return Party(
+                identity=identity, record=folder / f"{name}.record", log=folder / f"{name}.log"
             )
-            for number in range(clients)
-        ]  # fmt: skip
+
+        def make_client(number: int) -> Party:
+            home = folder / f"client-{number}"
+            return party(
+                homes.make_client(home, chain=settings, bootstrap=address, settings=CLIENT_SETTINGS)
+            )
+
         chain.fund([Funding(address=worker.address)])
-        parties = [
-            Party(identity=each, record=folder / f"{each.home.name}.record",
-                  log=folder / f"{each.home.name}.log")
-            for each in (worker, *buyers)
-        ]  # fmt: skip
         made = World(
-            folder=folder, chain=chain, spawner=spawner, worker=parties[0], clients=parties[1:],
+            folder=folder,
+            chain=chain,
+            spawner=spawner,
+            worker=party(worker),
+            clients=[make_client(number + 1) for number in range(clients)],
             rng=random.Random(seed),
-        )  # fmt: skip
+            make_client=make_client,
+        )
         for client in made.clients:
             made.top_up(client)
         chain.mine(3)
