@@ -198,6 +198,8 @@ class Redeemer:
         self._fee_wei = 0
         self._last_s = 0
         self._problem = ""
+        self._failing = False
+        """The last redemption failed: `problem` says why until one has been tried again."""
         self._lock_sent_s: dict[Address, int] = {}
         """When a payer's last lock was brought to the chain; of the last hour only."""
         self._refused: dict[Hash, _State] = {}
@@ -214,7 +216,8 @@ class Redeemer:
                         await self._recover()
                         recovered = True
                     await self._pass()
-                self._trouble("")
+                if not self._failing:
+                    self._trouble("")
             except (Unavailable, WalletError) as error:
                 self._trouble(str(error))
             await trio.sleep(PASS_S)
@@ -277,6 +280,7 @@ class Redeemer:
             await self._submit(lock)
         dues = self._claims.vouchers_to_redeem()
         if not dues:
+            self._failing = False
             return
         chosen = plan(
             dues,
@@ -303,6 +307,7 @@ class Redeemer:
         _log.info("redeeming", why=chosen.why, vouchers=len(chosen.dues), batches=len(batches))
         # Also when it fails: what is wrong with it now is still wrong in the next pass.
         self._last_s = self._clock.unix_ms() // MS_PER_S
+        self._failing = True
         done = []
         for batch in batches:
             redemption = await self._settlement.redeem(batch)
@@ -311,6 +316,7 @@ class Redeemer:
             views = await self._views(unpaid)
             self._refused.update({due.tab: _state(due, views[due.tab]) for due in unpaid})
             done.append(redemption)
+        self._failing = False
         return tuple(done)
 
     def _unrefused(

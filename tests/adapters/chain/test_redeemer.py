@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import trio
 
+from devnet.chain import Funding
 from node.adapters.chain import follower
 from node.adapters.chain.follower import CachedChain
 from node.adapters.chain.rpc import Rpc
@@ -56,9 +57,9 @@ class Vouchers:
 class Worker:
     """A selling account whose processes come and go."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, coins: bool = True) -> None:
         self.world = world
-        self.key = world.key(coins=True)
+        self.key = world.key(coins=coins)
         self.address = address_of_key(self.key)
         self.journal = MemoryJournal()
         self.vouchers = Vouchers()
@@ -286,3 +287,24 @@ async def test_gas_for_lock_after_lock_is_not_ours_to_pay(world: World, worker: 
         nursery.cancel_scope.cancel()
     assert world.call("Escrow", "lockOf", address_of_key(payer), worker.address)[0] == 5 * 10**8
     assert len(worker.journal.rows) == 2
+
+
+async def test_what_holds_it_up_is_shown_until_it_has_been_tried_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(redeemer_module, "PASS_S", 0.02)
+    poor = Worker(world, coins=False)
+    poor.vouchers.give(world.due(world.key(deposit_micro=1_000), poor.address, 800))
+    redeemer = poor.redeemer()
+    async with world.blocks(), trio.open_nursery() as nursery:
+        await nursery.start(redeemer.run)
+        await until(lambda: "coins for gas" in redeemer.status().problem)
+        world.clock.ahead_s += 1
+        for _ in range(20):  # passes that come too soon after the last redemption
+            assert "coins for gas" in redeemer.status().problem
+            await trio.sleep(0.02)
+        world.chain.fund([Funding(address=poor.address)])
+        world.clock.ahead_s += 3600
+        await until(lambda: redeemer.status().redeemed_micro == 800)
+        await until(lambda: redeemer.status().problem == "")
+        nursery.cancel_scope.cancel()
