@@ -184,6 +184,17 @@ def test_help_is_quick() -> None:
     assert min(took) < 0.150, took
 
 
+def test_the_log_takes_no_drawing_library_along() -> None:
+    """Somebody waits for what a job imports; whoever draws tables still can."""
+    code = (
+        "import sys; from node.app import logs; logs.load(); import structlog, node.app.submit;"
+        "assert not [name for name in sys.modules if name.partition('.')[0] == 'pygments'];"
+        "logs.configure('warning'); from rich.console import Console; Console().print('drawn')"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "drawn\n"), done.stderr
+
+
 def test_help_imports_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv = ['node', '--help']\n"

@@ -4,12 +4,24 @@ import logging
 import os
 import sys
 
-import structlog
-
 from node.errors import ConfigError
 
 LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING}
 ENVIRON = "GPUNODE_LOG"
+
+
+def load() -> None:
+    """Import structlog without `rich`, which it takes along to draw tracebacks that we never do.
+
+    To be called before anything else imports it: half of its time, which a command waits for.
+    """
+    if "structlog" in sys.modules or "rich.console" in sys.modules:
+        return
+    sys.modules["rich.console"] = None  # type: ignore[assignment]
+    try:
+        import structlog  # noqa: F401
+    finally:
+        del sys.modules["rich.console"]
 
 
 def configure(default: str) -> None:
@@ -18,6 +30,8 @@ def configure(default: str) -> None:
     Raises:
         ConfigError: There is no such level.
     """
+    import structlog
+
     name = os.environ.get(ENVIRON, default).lower()
     if name not in LEVELS:
         raise ConfigError(f"{ENVIRON}={name} is no level", hint=f"one of {', '.join(LEVELS)}")

@@ -18,6 +18,9 @@ def serve(config: Any) -> int:
     SIGTERM or SIGINT drains it: no new jobs, the running ones end, and a second signal stops at
     once.
     """
+    from node.app import logs
+
+    logs.load()
     from node.app.serve import run
 
     return run(config)

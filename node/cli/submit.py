@@ -53,6 +53,9 @@ def submit(
     Tokens go to stdout as they arrive, all else to stderr.  With --json, one object on stdout at
     the end.
     """
+    from node.app import logs
+
+    logs.load()
     from node.app import submit as app
     from node.app.submit_request import SubmitRequest
 

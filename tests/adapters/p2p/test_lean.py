@@ -11,7 +11,10 @@ import pytest
 from node.adapters.p2p import lean
 
 ROOT = Path(__file__).parents[3]
-UNWANTED = ("aioquic", "httpx", "requests", "zeroconf", "trio_websocket", "miniupnpc", "dns")
+UNWANTED = (
+    "aioquic", "httpx", "requests", "zeroconf", "trio_websocket", "miniupnpc", "dns",
+    "prometheus_client",
+)  # fmt: skip
 
 
 def run(code: str) -> str:
