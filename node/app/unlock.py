@@ -1,6 +1,7 @@
 """The session key of a home: where its password comes from, in which order."""
 
 import os
+import resource
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,10 +23,13 @@ def session_key(config: Config, environ: Mapping[str, str] = os.environ) -> byte
     that `keystore.password_file` names, else from the terminal; never from the command line, which
     every user of the machine can read.
 
+    A crash of this process leaves no core file from here on: it would hold the key and the prompts.
+
     Raises:
         WalletError: No keystore, no password, or a wrong one.
         ConfigError: Not a keystore.
     """
+    _forbid_core_files()
     path = Home(config.home).keystore
     return keystore.unlock(path, _password(config, environ))
 
@@ -64,6 +68,14 @@ def ask(prompt: str) -> bytes:
             hint=f"--password-file FILE, keystore.password_file, or {PASSWORD_FD}",
         )
     return getpass(prompt).encode()
+
+
+def _forbid_core_files() -> None:
+    # 1 and not 0: Linux hands the core to a program that `core_pattern` names whatever the limit
+    # is, except with this one (core(5)); as a size of a file it is too little for any.
+    _, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    limit = 1 if hard == resource.RLIM_INFINITY else min(1, hard)
+    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
 
 
 def _password(config: Config, environ: Mapping[str, str]) -> bytes:

@@ -1,6 +1,8 @@
 """Where a password comes from."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,25 @@ def test_no_source_and_no_terminal(home: Path, monkeypatch: pytest.MonkeyPatch) 
         with pytest.raises(WalletError, match="no terminal") as caught:
             session_key(Config(home=home), {})
     assert "--password-file" in caught.value.hint
+
+
+def test_a_crash_leaves_no_core_file(home: Path) -> None:
+    program = (
+        "import os, resource, sys; from pathlib import Path\n"
+        "from node.app.unlock import session_key\n"
+        "from node.config import Config, KeystoreConfig\n"
+        "hard = resource.getrlimit(resource.RLIMIT_CORE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_CORE, (hard, hard))\n"
+        "home = Path(sys.argv[1])\n"
+        "session_key(Config(home=home, keystore=KeystoreConfig(password_file='password')), {})\n"
+        "print(*resource.getrlimit(resource.RLIMIT_CORE), flush=True)\n"
+        "os.abort()"
+    )
+    environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    ran = subprocess.run(
+        [sys.executable, "-c", program, str(home)], cwd=home, env=environ, capture_output=True,
+        check=False,
+    )  # fmt: skip
+    assert ran.returncode < 0
+    assert set(ran.stdout.split()) <= {b"0", b"1"}
+    assert {path.name for path in home.iterdir()} == {"keystore.json", "password"}
