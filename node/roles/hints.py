@@ -274,9 +274,10 @@ class Hints:
             self._asked = {peer: asks for peer, asks in self._asked.items() if peer in sessions}
             self._greeted = {p: s for p, s in self._greeted.items() if sessions.get(p) is s}
             peers = self._rng.sample(sorted(sessions), min(EXCHANGE_PEERS, len(sessions)))
-            for peer in peers:
+            # Looked up now: who is asked last may have left by then.
+            for session in [sessions[peer] for peer in peers]:
                 for model in tuple(self._followed):
-                    await self._ask_quietly(sessions[peer], model)
+                    await self._ask_quietly(session, model)
 
     async def _listen(self, discovery: Discovery) -> None:
         async for signed in discovery.heard():

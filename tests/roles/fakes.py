@@ -7,7 +7,7 @@ transport.  Delays follow trio's clock, so they cost nothing under the autojump 
 
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 
 import trio
 
@@ -234,6 +234,27 @@ class FakeSession:
         self._channels.pop(job, None)
 
 
+class LiveSessions(Mapping[Address, FakeSession]):
+    """Those that live at the moment of each look, as the real transport has them."""
+
+    def __init__(self, sessions: dict[Address, FakeSession]) -> None:
+        self._sessions = sessions
+
+    def __getitem__(self, peer: Address) -> FakeSession:
+        session = self._sessions[peer]
+        if session.lost is not None:
+            raise KeyError(peer)
+        return session
+
+    def __iter__(self) -> Iterator[Address]:
+        for peer, session in self._sessions.items():  # a change meanwhile is an error, as it is
+            if session.lost is None:
+                yield peer
+
+    def __len__(self) -> int:
+        return sum(session.lost is None for session in self._sessions.values())
+
+
 class FakeTransport:
     """`ports.Transport` of one node in a `Net`."""
 
@@ -255,8 +276,7 @@ class FakeTransport:
         return (self._addr,)
 
     def sessions(self) -> Mapping[Address, FakeSession]:
-        self._sessions = {k: s for k, s in self._sessions.items() if s.lost is None}
-        return dict(self._sessions)
+        return LiveSessions(self._sessions)
 
     async def inbound(self) -> AsyncIterator[FakeSession]:
         async for session in self._new:

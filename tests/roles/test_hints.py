@@ -17,7 +17,7 @@ from node.protocol.frames import Announcements, AnnouncementsWanted
 from node.protocol.statements import Announcement
 from node.roles.announcer import Announcer, Description
 from node.roles.dispatch import Dispatcher
-from node.roles.hints import FOLLOWED_MAX, REPLIES, Hints
+from node.roles.hints import EXCHANGE_SPARSE_S, FOLLOWED_MAX, REPLIES, Hints
 from tests.protocol.market_samples import FOREIGN, announced, worker_of
 from tests.roles.fakes import DOMAIN, UNIX_MS_START, FakeSession, Gossip, Net
 from tests.roles.market_world import MODEL, Node, World
@@ -304,6 +304,25 @@ async def test_a_question_that_nobody_answers_is_not_waited_for_long(
         assert hints.searching(MODEL) == 1
         await trio.sleep(1.01)
         assert hints.searching(MODEL) == 0
+
+
+async def test_a_peer_that_leaves_while_others_are_asked(autojump_clock: trio.abc.Clock) -> None:
+    """A worker was once ended by it."""
+    world = World(Net())
+    client = world.node(1)
+    client.hints.follow(MODEL)
+    async with running(client):
+        for number in (2, 3, 4):
+            await world.node(number).transport.connect(client.transport.addrs)
+        await trio.sleep(0.01)
+        sessions = list(client.transport.sessions().values())
+        for session in sessions:
+            session.deaf = True  # asking it takes its time
+        await trio.sleep(EXCHANGE_SPARSE_S * 1.2 + 0.5)
+        for session in sessions:
+            session.close("gone")
+        await trio.sleep(10)
+        assert not client.transport.sessions()
 
 
 def announcer_of(node: Node, world: World) -> Announcer:
