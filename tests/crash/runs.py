@@ -163,6 +163,10 @@ def kill_client(market: World, kills: Sequence[Kill]) -> Iterator[tuple[Kill, bo
     worker = market.serve()
     assert market.ready(worker)
     for at in range(0, len(kills), 2):
+        if not worker.running:
+            market.violations.append(f"the worker ended by itself with {worker.code}")
+            worker = market.serve()
+            assert market.ready(worker)
         pairs = list(zip(kills[at : at + 2], market.clients, strict=False))
         started = [
             (kill, client, market.submit(client, point=kill.point, count=kill.count))

@@ -242,6 +242,9 @@ class World:
         child.kill(15)
         child.wait(COMMAND_S)
         self.check(self.worker, *self.clients, *self.retired)
+        for party in (self.worker, *self.clients, *self.retired):
+            if party.log.exists() and "Traceback" in party.log.read_text():
+                self.violations.append(f"a traceback in {party.log}")
         return self._compare()
 
     def _await_books(self) -> None:
