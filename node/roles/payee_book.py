@@ -40,6 +40,8 @@ class PayeeBook:
         self.locks: dict[Address, Signed[Lock]] = {}
         """By payer: to be submitted."""
         self._clock = clock
+        self._chain_ahead_s = 0.0
+        """Unix seconds of the chain's clock minus our monotonic one, at least."""
         self._halted = ""
 
     @property
@@ -48,9 +50,21 @@ class PayeeBook:
         return self._halted
 
     def now(self) -> Now:
-        """Both clocks."""
-        unix_s = self._clock.unix_ms() // MS_PER_S
-        return Now(unix_s=unix_s, monotonic_s=self._clock.monotonic_s())
+        """Both clocks.  Exits, locks and signers end by the chain's: ours may be behind it."""
+        monotonic_s = self._clock.monotonic_s()
+        chain_s = int(self._chain_ahead_s + monotonic_s)
+        unix_s = max(self._clock.unix_ms() // MS_PER_S, chain_s)
+        return Now(unix_s=unix_s, monotonic_s=monotonic_s)
+
+    def block_seen(self, time_s: int, *, seen_s: float) -> None:
+        """A block was read.
+
+        Args:
+            time_s: What it says, Unix seconds.
+            seen_s: When, monotonic.
+        """
+        # The highest: a block that is read again later is not a clock that has stood still.
+        self._chain_ahead_s = max(self._chain_ahead_s, time_s - seen_s)
 
     async def load(self) -> None:
         """Take over what was saved.  Nothing that ran before a restart runs after it."""

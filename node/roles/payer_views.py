@@ -110,6 +110,7 @@ class PayerViews:
         # Paid first: a redemption in between then only makes the payer seem to owe more.
         paid = await self._chain.tabs_paid(tabs) if tabs else ()
         view = await self._chain.view(payer=payer, payee=self._account, signer=signer)
+        self._book.block_seen(view.block_time_s, seen_s=seen_s)
         with trio.CancelScope(shield=True):  # a save is not given up half-way
             await self._book.redeemed(dict(zip(tabs, paid, strict=True)))
         self._book.step(ChainSeen(payer=payer, seen=_seen(view, seen_s)))

@@ -248,6 +248,21 @@ async def test_no_work_in_the_margin_before_an_exit(autojump_clock: MockClock) -
         assert code(await asked(world, seller)) is Refused.EXIT_PENDING
 
 
+async def test_a_wall_clock_that_is_behind_the_chains_does_not_reach_into_an_exit(
+    autojump_clock: MockClock,
+) -> None:
+    async with payment_world() as world:
+        seller = await world.seller()
+        world.escrow.deposit(CLIENT, 1_000)
+        world.escrow.request_exit(CLIENT, ready_s=START_S + MARGIN_S + 100)
+        world.escrow.pass_time(90)
+        award = await served(world, seller)
+        assert seller.payee.problem(award) is None
+        await trio.sleep(11)
+        assert seller.payee.problem(award) is Refused.EXIT_PENDING
+        assert code(await asked(world, seller)) is Refused.EXIT_PENDING
+
+
 async def test_an_exit_that_is_cancelled_is_no_obstacle(autojump_clock: MockClock) -> None:
     async with payment_world() as world:
         seller = await world.seller()
