@@ -12,6 +12,7 @@ PAYMENT_S = 3.0
 """How long the worker waits for a client that has gone silent."""
 MONEY = replace(
     OPTIONS,
+    workers=3,
     worker_settings={
         **OPTIONS.worker_settings,
         # Small steps: even a short job is paid in several vouchers, one for three tokens.

@@ -88,3 +88,13 @@ def jobs(home: Path, client: bytes) -> set[bytes]:
     """A client's jobs that a worker has begun."""
     found = (job for (job,) in _rows(home, "SELECT job FROM segments WHERE client = ?", client))
     return {job for job in found if isinstance(job, bytes)}
+
+
+def payer_tabs(home: Path, payer: bytes) -> list[TabSaved]:
+    """What a payee has of one payer, over all tabs."""
+    query = "SELECT cumulative, best, redeemed FROM payee_tabs WHERE payer = ?"
+    rows = [[int(str(each)) for each in row] for row in _rows(home, query, payer)]
+    return [
+        TabSaved(cumulative=cumulative, best=best, redeemed=redeemed)
+        for cumulative, best, redeemed in rows
+    ]

@@ -8,6 +8,8 @@ from tests.attack.a07_sybils import Sybils
 from tests.attack.a09_replay import Replay
 from tests.attack.a10_client_cut import ClientCut
 from tests.attack.a11_worker_cut import WorkerCut
+from tests.attack.a12_one_deposit import OneDeposit
+from tests.attack.a13_withdrawal import Withdrawal
 from tests.attack.a14_same_voucher import SameVoucher
 from tests.attack.harness import Attack
 
@@ -20,5 +22,7 @@ ATTACKS: tuple[Attack, ...] = (
     Replay(),
     ClientCut(),
     WorkerCut(),
+    OneDeposit(),
+    Withdrawal(),
     SameVoucher(),
 )
