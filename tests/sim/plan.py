@@ -41,6 +41,7 @@ class Job:
     length: int
     """Tokens until the model stops by itself."""
     output_max: int
+    tokens_in: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,13 +91,14 @@ def plan_of(seed: int, *, faulty: bool = True) -> Plan:
     workers = tuple(f"worker{n}" for n in range(rng.choice((1, 2, 2, 3))))
     clients = tuple(f"client{n}" for n in range(rng.choice((1, 1, 2, 2, 3))))
     quantum = rng.choice((20, 60, 60, 200))
-    credit = rng.choice((700, 1500, 5000))
+    credit = rng.choice((300, 700, 1500, 5000))
     jobs = tuple(
         Job(
             client=client,
             at_s=rng.uniform(0.0, FAULTS_S),
             length=rng.randrange(1, 150),
-            output_max=rng.randrange(10, 120),
+            output_max=rng.randrange(10, 100),
+            tokens_in=rng.randrange(5, 40),
         )
         for client in clients
         for _ in range(rng.randrange(1, 5))
@@ -111,7 +113,7 @@ def plan_of(seed: int, *, faulty: bool = True) -> Plan:
         faults=tuple(sorted(faults, key=lambda each: each.at_s)) if faulty else (),
         latency_s=rng.choice(((0.001, 0.003), (0.005, 0.05), (0.02, 0.2))),
         block_s=rng.choice((1, 1, 2)),
-        deposit_micro=rng.choice((2_000, 10_000, 50_000)),
+        deposit_micro=rng.choice((4_000, 10_000, 50_000)),
         pace=Pace(
             step_s=rng.choice((0.01, 0.03)),
             burst=rng.choice((1, 2, 5)),
@@ -122,7 +124,7 @@ def plan_of(seed: int, *, faulty: bool = True) -> Plan:
             price_cached=price_in // 4,
             price_out=rng.choice((1_000_000, 5_000_000)),
             quantum_micro=quantum,
-            prepay_above_micro=rng.choice((0, 0, 10)),
+            prepay_above_micro=rng.choice((0, 10)),
             credit_micro=credit,
             credit_new_micro=rng.choice((credit, 4 * credit)),
             payment_s=3.0,

@@ -220,7 +220,7 @@ class World:
         assert node.buyer is not None
         order = Order(
             model=MODEL,
-            prompt=(job.length, *range(1, 10)),
+            prompt=(job.length, *range(1, job.tokens_in)),
             sampling=SAMPLING,
             output_max=job.output_max,
             preferences=Preferences(price_micro_max=1_000_000, prepay_micro_max=10_000),
@@ -260,14 +260,18 @@ class World:
         """Who asked to leave leaves: by then the workers have redeemed what it owes."""
         for name in sorted(self.leaving):
             address = self.nodes[name].address
+            await self._until(partial(self._leaving, address))
             ready_s = self.chain.head.escrow.of(address).exit_ready_s
             await trio.sleep(max(0, ready_s - self.chain.head.escrow.time_s))
             self.chain.do("exit", partial(self._exit, address))
             await trio.sleep(2 * self.plan.block_s)
 
+    def _leaving(self, address: Address) -> bool:
+        return bool(self.chain.head.escrow.of(address).exit_ready_s)
+
     def _exit(self, address: Address, escrow: Escrow) -> None:
-        self.audit.exited(address, escrow)
         escrow.exit(address, address)
+        self.audit.exited(address, escrow)
 
     async def _restart_clients(self) -> None:
         """Each command of a client's home is a process of its own."""
