@@ -163,7 +163,8 @@ def read_file(path: Path) -> dict[str, Any]:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"no config at {path}", hint=f"node init --home {path.parent}") from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    # A number of too many digits is a plain ValueError, of which the others are kinds.
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: {error}") from error
     settings: dict[str, Any] = {}
     for section, table in document.items():

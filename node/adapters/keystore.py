@@ -144,7 +144,7 @@ def write_private(path: Path, content: bytes) -> None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         document = json.loads(_read_private(path, "keystore"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path} is not a keystore: {error}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{path} is not a keystore")

@@ -143,7 +143,7 @@ async def _handle(line: bytes, handlers: Mapping[str, Handler]) -> dict[str, Any
         request = json.loads(line)
         method, parameters = request["method"], request["parameters"]
         handler = handlers[method]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return _error_reply(NodeError("the running node does not know this request"))
     try:
         return {"result": await handler(parameters)}

@@ -101,7 +101,7 @@ def test_derivation_is_bounded(stored: Path, change: dict[str, int]) -> None:
         keystore.unlock(stored, PASSWORD)
 
 
-@pytest.mark.parametrize("text", ["", "no json", "[]", "{}"])
+@pytest.mark.parametrize("text", ["", "no json", "[]", "{}", "[" * 5_000])
 def test_not_a_keystore(tmp_path: Path, text: str) -> None:
     path = tmp_path / "keystore.json"
     keystore.write_private(path, text.encode())

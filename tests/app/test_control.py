@@ -67,7 +67,11 @@ async def test_unknown_method(home: Home) -> None:
         await call(home, "fly")
 
 
-@pytest.mark.parametrize("line", [b"\n", b"[]\n", b"{}\n", b'{"method": []}\n', b"\xff\n"])
+@pytest.mark.parametrize(
+    "line",
+    [b"\n", b"[]\n", b"{}\n", b'{"method": []}\n', b"\xff\n", b"[" * 5_000 + b"\n"],
+    ids=["nothing", "a list", "no method", "no name", "no text", "too deep"],
+)
 async def test_nonsense_is_answered(home: Home, line: bytes) -> None:
     with control._reachable(home.socket) as address:
         stream = await trio.open_unix_socket(address)

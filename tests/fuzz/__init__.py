@@ -1,0 +1,1 @@
+"""Every decoder of what others send, or of files, under Hypothesis: `scripts/fuzz` runs long."""
