@@ -2,6 +2,7 @@
 
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import click
@@ -16,6 +17,10 @@ _STARTED_S = time.monotonic()
 @with_config(bootstrap="network.bootstrap")
 @click.option("--model", default="", help="Name or 0x-hash of the model; default: any.")
 @click.option("--system", default="", help="System message before the prompt.")
+@click.option(
+    "--system-file", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE",
+    help="The same from a file.",
+)  # fmt: skip
 @click.option("--max-tokens", type=click.IntRange(1), default=256, show_default=True)
 @click.option("--temperature", type=click.FloatRange(0, 10), default=0.0, show_default=True)
 @click.option("--top-p", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True)
@@ -46,9 +51,18 @@ _STARTED_S = time.monotonic()
 )  # fmt: skip
 @JSON
 def submit(
-    config: Any, *, prompt: str | None, as_json: bool, stops: tuple[str, ...], **options: Any
+    config: Any,
+    *,
+    prompt: str | None,
+    system: str,
+    system_file: Path | None,
+    as_json: bool,
+    stops: tuple[str, ...],
+    **options: Any,
 ) -> int:
     """Buy one answer to PROMPT, or to stdin if PROMPT is - or not given.
+
+    Every user of the machine can read command lines: give what is private on stdin or in a file.
 
     Tokens go to stdout as they arrive, all else to stderr.  With --json, one object on stdout at
     the end.
@@ -59,8 +73,27 @@ def submit(
     from node.app import submit as app
     from node.app.submit_request import SubmitRequest
 
-    request = SubmitRequest(prompt=_read(prompt), stops=stops, started_s=_STARTED_S, **options)
+    request = SubmitRequest(
+        prompt=_read(prompt),
+        system=_system(system, system_file),
+        stops=stops,
+        started_s=_STARTED_S,
+        **options,
+    )
     return app.run(config, request, json=as_json)
+
+
+def _system(text: str, file: Path | None) -> str:
+    if file is None:
+        return text
+    if text:
+        raise click.UsageError("--system and --system-file both give a system message")
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise click.UsageError(f"--system-file: {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise click.UsageError(f"--system-file: {file} is not UTF-8: {error.reason}") from error
 
 
 def _read(prompt: str | None) -> str:

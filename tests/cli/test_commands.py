@@ -267,3 +267,18 @@ def test_prompt_that_is_no_text(
     with (tmp_path / "prompt").open() as pipe:
         monkeypatch.setattr(sys, "stdin", pipe)
         assert run("submit", "--home", home, "-") == ExitCode.USAGE
+
+
+def test_system_message_from_a_file(
+    run: Run, home: str, submitted: list[tuple[Config, Any, bool]], tmp_path: Path
+) -> None:
+    file = tmp_path / "system"
+    file.write_text("be brief\n")
+    run("submit", "--home", home, "--system-file", str(file), "hello")
+    assert [request.system for _, request, _ in submitted] == ["be brief\n"]
+    both = ("submit", "--home", home, "--system", "s", "--system-file", str(file), "hello")
+    assert run(*both) == ExitCode.USAGE
+    file.write_bytes(b"\xff")
+    assert run("submit", "--home", home, "--system-file", str(file), "hello") == ExitCode.USAGE
+    missing = str(tmp_path / "none")
+    assert run("submit", "--home", home, "--system-file", missing, "hello") == ExitCode.USAGE
