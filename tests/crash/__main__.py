@@ -8,14 +8,21 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
+from tests.crash.faults import run_chain, run_disk
 from tests.crash.runs import ROLES, Result, run
+
+FAULTS = {"chain": run_chain, "disk": run_disk}
 
 
 def main() -> int:
     """Run; the exit code is 1 if anything was lost, or said twice."""
     parser = argparse.ArgumentParser(prog="scripts/crash", description=__doc__)
     parser.add_argument("--points", type=int, default=200, help="random kills per role")
-    parser.add_argument("--role", action="append", choices=sorted(ROLES), help="default: all")
+    parser.add_argument(
+        "--role", action="append", choices=[*ROLES, *FAULTS],
+        help="default: worker, client and redeemer; chain: storms of RPC faults and reorganisations"
+        " (--points of them); disk: full disks, with --points different amounts of room left",
+    )  # fmt: skip
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--named", type=int, default=0, help="at most so many named points; 0: all")
     parser.add_argument("--keep", type=Path, help="folder for homes and logs, not there yet")
@@ -27,17 +34,13 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory(prefix="gpunode-crash-") as temporary:
         folder = options.keep or Path(temporary)
-        results = [
-            run(
-                role,
-                folder=folder / role,
-                points=options.points,
-                seed=options.seed,
-                named=options.named,
-                tell=tell,
-            )
-            for role in options.role or ROLES
-        ]
+        results = []
+        for role in options.role or ROLES:
+            common = {"folder": folder / role, "points": options.points, "seed": options.seed}
+            if role in FAULTS:
+                results.append(FAULTS[role](**common, tell=tell))
+            else:
+                results.append(run(role, **common, named=options.named, tell=tell))
     show(results, as_json=options.json)
     return 0 if all(result.passed for result in results) else 1
 

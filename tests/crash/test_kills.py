@@ -11,8 +11,7 @@ from node.app import control
 from node.app.home import Home
 from node.errors import ExitCode
 from tests.crash.runs import Kill, kill
-from tests.crash.test_backups import ended, serving
-from tests.crash.world import COMMAND_S, World
+from tests.crash.world import COMMAND_S, World, ended, serving
 
 pytestmark = [pytest.mark.devnet, pytest.mark.timeout(600)]
 RANDOM = 3
