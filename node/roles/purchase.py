@@ -95,6 +95,9 @@ class Purchase:
         self._wanted: tuple[int, bytes | None] | None = None
         """Payment to make: cumulative micro of the segment, and the receipt's digest."""
         self._pay_wake = trio.Event()
+        self._acceptance_kept = trio.Event()
+        """On disk: nothing is paid before."""
+        self._nursery: trio.Nursery
         self._over = False
         """All effects are performed: no further payment will be wanted."""
         self._turns = trio.Lock()
@@ -117,7 +120,8 @@ class Purchase:
         """
         self._last_s = self._ports.clock.monotonic_s()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._pay, nursery.cancel_scope)
+            self._nursery = nursery
+            nursery.start_soon(self._pay)
             try:
                 while self.job.phase is not Phase.DONE:
                     await self._turn()
@@ -268,7 +272,7 @@ class Purchase:
             case job_client.Accepted() if phase is Phase.AWARDED:
                 assert seen.acceptance is not None
                 kept.acceptance = seen.acceptance
-                await store.save_acceptance(seen.acceptance)
+                self._nursery.start_soon(self._keep_acceptance, seen.acceptance)
             case job_client.Progressed() if self.job.phase is Phase.STREAMING:
                 assert seen.progress is not None
                 kept.progress = seen.progress
@@ -277,6 +281,15 @@ class Purchase:
                 assert seen.receipt is not None
                 kept.receipt = seen.receipt
                 await store.save_receipt(seen.receipt)
+
+    async def _keep_acceptance(self, acceptance: Signed[Acceptance]) -> None:
+        """Beside the first output, which it does not hold up; only payment waits for it."""
+        try:
+            await self._ports.store.save_acceptance(acceptance)
+            self._acceptance_kept.set()
+        except NodeError as error:
+            self._failure = error
+            self._nursery.cancel_scope.cancel()
 
     async def _perform(self, effect: job_client.Effect, now_s: float) -> None:
         match effect:
@@ -301,7 +314,7 @@ class Purchase:
         except (SessionLost, trio.TooSlowError) as error:
             log.info("cutoff not delivered", reason=str(error) or "the worker reads nothing")
 
-    async def _pay(self, scope: trio.CancelScope) -> None:
+    async def _pay(self) -> None:
         """Vouchers follow delivery without holding it up; only the latest amount matters."""
         award = self.job.award
         while self._wanted is not None or not self._over:
@@ -309,6 +322,8 @@ class Purchase:
             self._pay_wake = trio.Event()
             if self._wanted is None:
                 continue
+            if self.evidence.acceptance is not None:
+                await self._acceptance_kept.wait()
             (accepted_micro, receipt), self._wanted = self._wanted, None
             try:
                 await self._ports.payer.pay(
@@ -319,4 +334,4 @@ class Purchase:
                 )
             except NodeError as error:
                 self._failure = error
-                scope.cancel()
+                self._nursery.cancel_scope.cancel()

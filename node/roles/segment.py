@@ -74,6 +74,8 @@ class Segment:
         self._cutoff: Signed[Cutoff] | None = None
         """As it came: kept if it is taken."""
         self._lost = False
+        self._accepted = trio.Event()
+        """The acceptance has left, after its save; what follows it on the channel waits for it."""
         self._patience = _Patience(ports.clock.monotonic_s())
         self._nursery: trio.Nursery
         self._failure: NodeError | None = None
@@ -107,12 +109,18 @@ class Segment:
         self._nursery.start_soon(self._outbox.send, event)
 
     async def _next_event(self) -> job_worker.Event:
-        with trio.move_on_after(self._patience_s()):
-            event = await self._inbox.receive()
-            return event if event is not None else self._take_made()
+        left_s = self._patience_s()
+        if left_s == math.inf:  # while the engine works: a scope costs more than the event
+            return await self._next_told()
+        with trio.move_on_after(left_s):
+            return await self._next_told()
         if self.job.phase is Phase.RUNNING:
             return job_worker.Stopped(finish=Finish.UNPAID)
         return job_worker.Gone()
+
+    async def _next_told(self) -> job_worker.Event:
+        event = await self._inbox.receive()
+        return event if event is not None else self._take_made()
 
     def _patience_s(self) -> float:
         """Seconds until the client's silence ends the wait; no limit while the engine works."""
@@ -162,9 +170,9 @@ class Segment:
         ports, job = self._ports, self.job.award.job
         match statement:
             case Acceptance():
+                # Saved beside the request's arrival and the prefill: nothing else leaves before it.
                 acceptance = signing.sign(statement, ports.domain, ports.key)
-                await ports.store.save_acceptance(acceptance)
-                await self._send(AcceptanceFrame(job=job, acceptance=acceptance))
+                self._nursery.start_soon(self._accept, acceptance)
             case Progress():
                 progress = signing.sign(statement, ports.domain, ports.key)
                 await ports.store.save_progress(progress)
@@ -176,17 +184,34 @@ class Segment:
                 ports.payee.ended(self.job.digest, earned_micro=statement.amount, receipt=digest)
                 await self._send(ReceiptFrame(job=job, receipt=receipt))
 
+    async def _accept(self, acceptance: Signed[Acceptance]) -> None:
+        """Save and send the acceptance."""
+        try:
+            await self._ports.store.save_acceptance(acceptance)
+            await self._put(AcceptanceFrame(job=self.job.award.job, acceptance=acceptance))
+        except NodeError as error:  # raised again in `run`, where no group wraps it
+            self._failure, self._lost = error, True
+        self._accepted.set()
+        if self._lost:
+            await self._outbox.send(job_worker.Gone())
+
     async def _send(self, frame: Frame) -> None:
-        """Send; a reader that grants no credit for too long is a lost one."""
+        """Send, after the acceptance; a client that is lost meanwhile ends the segment."""
+        await self._accepted.wait()
         if self._lost:
             return  # what was to follow on the frame that did not go out
+        await self._put(frame)
+        if self._lost:
+            await self._apply(job_worker.Gone())
+
+    async def _put(self, frame: Frame) -> None:
+        """Give a frame to the channel; a reader that grants no credit for too long is lost."""
         try:
             with trio.fail_after(self._ports.payment_s):
                 await self._channel.send(frame)
         except (trio.TooSlowError, SessionLost) as error:
             self._lost = True
             log.info("client lost", job=self._channel.job.hex(), reason=str(error) or "stalled")
-            await self._apply(job_worker.Gone())
 
     async def _check_request(self) -> None:
         body = bytes(self._body)

@@ -1,13 +1,16 @@
 """Whole jobs in memory: real roles and stores, a fake network, a scripted engine."""
 
+from typing import Any
+
 import pytest
 import trio
 
 from devnet.misbehave import KINDS
-from node.protocol.statements import CutoffReason, Finish
+from node.protocol.fields import Signed
+from node.protocol.statements import Acceptance, CutoffReason, Finish, Voucher
 from node.protocol.transcript_verify import verify
 from node.roles.client import Outcome
-from tests.roles.job_world import bought, world
+from tests.roles.job_world import Watch, answer, bought, order, world
 
 
 async def test_an_honest_job_leaves_a_transcript_that_verifies() -> None:
@@ -142,3 +145,58 @@ async def test_an_engine_that_breaks_is_paid_for_what_it_made() -> None:
         assert len(reply.ids) == 4
         assert outcome.attempt.job.accepted_micro == 10 + 20
         assert verify(outcome.transcript, outcome.disclosure).passed
+
+
+async def test_the_engine_works_while_the_acceptance_is_saved_and_nothing_leaves_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with world() as w:
+        await w.sell(1)
+        client = await w.buy()
+        the_order = order()
+        reply = answer(the_order, [])
+        store, early = w.stores[0].worker, []
+        save = store.save_acceptance
+
+        async def save_late(acceptance: Signed[Acceptance]) -> None:
+            await w.engines[0].tenth.wait()
+            early.append(len(reply.ids))
+            await save(acceptance)
+
+        monkeypatch.setattr(store, "save_acceptance", save_late)
+        with trio.fail_after(60):
+            outcome = await client.run(the_order, reply, Watch())
+        assert early == [0]
+        assert outcome.failure == ""
+        assert outcome.attempt.evidence.acceptance is not None
+
+
+async def test_output_is_shown_while_the_acceptance_is_saved_and_nothing_is_paid_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with world() as w:
+        await w.sell(1, quantum_micro=40)
+        client = await w.buy()
+        the_order, shown, kept = order(), trio.Event(), []
+        reply = answer(the_order, [])
+        monkeypatch.setattr(reply, "_on_text", lambda _: shown.set())
+        store = w.stores[1].client
+        save, pay = store.save_acceptance, w.payer.pay
+
+        async def save_late(acceptance: Signed[Acceptance]) -> None:
+            await shown.wait()
+            await trio.sleep(0.05)  # in which it would be paid, if it were not waited for
+            await save(acceptance)
+            kept.append(acceptance)
+
+        async def pay_watched(**what: Any) -> Signed[Voucher] | None:
+            assert kept
+            return await pay(**what)
+
+        monkeypatch.setattr(store, "save_acceptance", save_late)
+        monkeypatch.setattr(w.payer, "pay", pay_watched)
+        with trio.fail_after(60):
+            outcome = await client.run(the_order, reply, Watch())
+        assert outcome.failure == ""
+        assert len(reply.ids) == 41
+        assert kept == [outcome.attempt.evidence.acceptance]

@@ -158,10 +158,15 @@ class StreamSession:
         """
         await trio.lowlevel.checkpoint()
         self.check()
-        while self._outbox_bytes >= OUTBOX_BYTES_MAX:
+        while self.full:
             self._outbox_room = trio.Event()
             await self._outbox_room.wait()
             self.check()
+
+    @property
+    def full(self) -> bool:
+        """As much is queued as may be."""
+        return self._outbox_bytes >= OUTBOX_BYTES_MAX
 
     def queue(self, payload: bytes) -> None:
         """Add an encoded frame to what goes out in this turn of the loop."""
