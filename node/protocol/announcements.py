@@ -25,13 +25,18 @@ TOMBSTONES_MAX = 4096
 SKEW_MS = 120_000
 """How far another's wall clock may be off before its announcements are not believed."""
 TTL_S_MAX = 24 * 3600
+CROWD = 200
+"""From so many workers on an interval heeds how loud their topic is; with fewer that is chance."""
 REPLY_BYTES_MAX = limits.FRAME_BYTES_MAX - 1024
 
 INTERVAL_S_MIN = 10.0
-TOPIC_RATE_MAX = 2.0
-"""Announcements per second that a model's topic should carry, all its workers together."""
-TTL_INTERVALS = 3
-"""So many announcements may be lost before a worker is forgotten."""
+TOPIC_RATE_MAX = 0.2
+"""Announcements per second that a model's topic should carry, all its workers together.  Each costs
+every node that hears it 11 to 16 ms and 7 kB (docs/scaling.md): 0.3 % of a core and 1.3 kB/s."""
+TTL_INTERVALS = 2
+"""Life of an announcement, in intervals: longer, and books are full of workers long gone."""
+EARLY_PAUSES_S = (2.0, 10.0)
+"""After its first announcements a worker waits so long: gossip's mesh is still forming."""
 ANY_MODEL = ZERO_HASH
 """In `AnnouncementsWanted`: workers of whatever model."""
 
@@ -329,16 +334,22 @@ def crowds(networks: Mapping[Address, frozenset[str]]) -> dict[Address, str]:
     }
 
 
-def interval_s(workers: int) -> float:
+def interval_s(workers: int, *, last_s: float = 0.0, heard_per_s: float = 0.0) -> float:
     """How long a worker waits between announcements.
 
-    Rises with the workers that share its topic, so that the topic carries at most
-    `TOPIC_RATE_MAX` a second (gossip costs every node that hears it 11 to 16 ms a message).
+    Rises with the workers that share its topic, so that the topic carries about
+    `TOPIC_RATE_MAX` a second.  A book holds `WORKERS_MAX` at most: where the topic is louder than
+    the count explains, there are more, or they come and go quickly, and the last interval was too
+    short by as much as the topic was too loud.
 
     Args:
         workers: Known to sell the most crowded of its models, itself included.
+        last_s: The interval before; 0 for none.
+        heard_per_s: Announcements that came on the topic lately.
     """
-    return max(INTERVAL_S_MIN, workers / TOPIC_RATE_MAX)
+    by_count_s = workers / TOPIC_RATE_MAX
+    by_noise_s = last_s * heard_per_s / TOPIC_RATE_MAX if workers >= CROWD else 0.0
+    return max(INTERVAL_S_MIN, by_count_s, by_noise_s)
 
 
 def ttl_s(interval: float) -> int:

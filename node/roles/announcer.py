@@ -9,7 +9,7 @@ import trio
 
 from node.errors import Unavailable
 from node.protocol import signing
-from node.protocol.announcements import interval_s, ttl_s
+from node.protocol.announcements import EARLY_PAUSES_S, interval_s, ttl_s
 from node.protocol.fields import Address, Signed
 from node.protocol.statements import AnnouncedModel, Announcement
 from node.roles.hints import Hints
@@ -21,9 +21,6 @@ log = structlog.get_logger("announcer")
 PROVIDE_EVERY_S = 6 * 3600.0
 """Provider records live 48 h; nodes that join the DHT later should hold them too."""
 PROVIDE_RETRY_S = (1.0, 60.0)
-EARLY_INTERVAL_S = 1.0
-"""First pause between announcements; doubles up to the regular interval: the mesh is still forming
-when a worker starts."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,12 +67,13 @@ class Announcer:
         self._rng = rng
         self._describe = describe
         self._issued_ms = 0
+        self._last_s = 0.0
         self.changed = Pulse()
         """Ring it when the description changed."""
 
     async def run(self) -> None:
         """Announce until cancelled; `Hints.run` must be running."""
-        early_s = EARLY_INTERVAL_S
+        early = iter(EARLY_PAUSES_S)
         async with trio.open_nursery() as nursery:
             if self._discovery is not None:
                 nursery.start_soon(self._keep_providing, self._discovery)
@@ -83,15 +81,18 @@ class Announcer:
                 what = self._describe()
                 regular_s = self._interval_s(what)
                 await self._hints.tell(self._announcement(what, regular_s))
-                wait_s = min(regular_s, early_s) * self._rng.uniform(0.9, 1.1)
-                early_s = min(early_s * 2, regular_s)
+                wait_s = min(next(early, regular_s), regular_s) * self._rng.uniform(0.9, 1.1)
                 await self.changed.wait_at_most(wait_s)
 
     def _interval_s(self, what: Description) -> float:
-        for each in what.models:
-            self._hints.follow(each.model)  # to know how many there are, and to tell others
-        counts = (self._hints.book.count(each.model) for each in what.models)
-        return interval_s(max(counts, default=1))
+        models = [each.model for each in what.models]
+        for model in models:
+            self._hints.follow(model)  # to know how many there are, and to tell others
+        topics = [(self._hints.book.count(m), self._hints.heard_per_s(m)) for m in models]
+        last_s = self._last_s
+        each_s = (interval_s(n, last_s=last_s, heard_per_s=heard) for n, heard in topics)
+        self._last_s = max(each_s, default=interval_s(1))
+        return self._last_s
 
     def _announcement(self, what: Description, regular_s: float) -> Signed[Announcement]:
         self._issued_ms = max(self._issued_ms + 1, self._clock.unix_ms())

@@ -5,7 +5,7 @@ signature, an address from the DHT is tried and asked.
 """
 
 import random
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,9 +32,15 @@ ANSWER_S = 1.0
 EXCHANGE_EVERY_S = 30.0
 EXCHANGE_SPARSE_S = 3.0
 """The same while few workers are known."""
+EXCHANGE_AMPLE_S = 600.0
+"""The same once many are: an answer weighs 29 kB."""
 SPARSE_WORKERS = 3
+AMPLE_WORKERS = 64
 EXCHANGE_PEERS = 3
 FIND_EVERY_S = 60.0
+"""While fewer than `AMPLE_WORKERS` are known: each look-up ends at the same ten peers."""
+HEARD_WINDOW_S = 600.0
+HEARD_MAX = 1024
 BOOTSTRAP_RETRY_S = (0.5, 60.0)
 CHECKS = Quota(burst=128, per_s=8, overrun_max=512)
 CHECKS_ALL = Quota(burst=512, per_s=128, overrun_max=0)
@@ -91,6 +97,8 @@ class Hints:
         self._greeted: dict[Address, Session] = {}
         self._checks = Quotas(CHECKS, total=CHECKS_ALL)
         self._replies = Quotas(REPLIES, total=REPLIES_ALL)
+        self._heard: dict[Hash, deque[float]] = {}
+        """Per followed model, when gossip lately brought news of it."""
         self._own: Signed[Announcement] | None = None
         self._nursery: trio.Nursery | None = None
         self.book = AnnouncementBook(domain)
@@ -138,7 +146,9 @@ class Hints:
         if model in self._followed:
             return
         if len(self._followed) >= FOLLOWED_MAX:
-            self._followed.pop(next(iter(self._followed)))
+            gone = next(iter(self._followed))
+            self._followed.pop(gone)
+            self._heard.pop(gone, None)
         self._followed[model] = None
         if self._nursery is not None:
             self._start_following(model)
@@ -171,6 +181,16 @@ class Hints:
         """Where one worker says it is."""
         known = self.book.find(worker, now_ms=self._clock.unix_ms())
         return None if known is None else Lead(worker=worker, addrs=known.addrs)
+
+    def heard_per_s(self, model: Hash) -> float:
+        """Announcements of a model that gossip brought lately: 0 while too few came to tell."""
+        times = self._heard.get(model)
+        if not times:
+            return 0.0
+        now_s = self._clock.monotonic_s()
+        while times and times[0] < now_s - HEARD_WINDOW_S:
+            times.popleft()
+        return len(times) / HEARD_WINDOW_S
 
     def models(self) -> dict[Hash, tuple[str, int]]:
         """Every model that is announced: its usual name, and how many workers sell it."""
@@ -266,9 +286,7 @@ class Hints:
     async def _keep_asking(self) -> None:
         """Exchange with a few peers now and then; often while hardly anybody is known."""
         while True:
-            sparse = any(self.book.count(model) < SPARSE_WORKERS for model in self._followed)
-            pause_s = EXCHANGE_SPARSE_S if sparse else EXCHANGE_EVERY_S
-            await trio.sleep(pause_s * self._rng.uniform(0.8, 1.2))
+            await self._exchange_due()
             self.book.sweep(now_ms=self._clock.unix_ms())
             sessions = self._transport.sessions()
             self._asked = {peer: asks for peer, asks in self._asked.items() if peer in sessions}
@@ -279,18 +297,42 @@ class Hints:
                 for model in tuple(self._followed):
                     await self._ask_quietly(session, model)
 
+    async def _exchange_due(self) -> None:
+        """Sleep as long as the least known of the followed models allows."""
+        least = min((self.book.count(model) for model in self._followed), default=SPARSE_WORKERS)
+        if least < SPARSE_WORKERS:
+            pause_s = EXCHANGE_SPARSE_S
+        else:
+            pause_s = EXCHANGE_EVERY_S if least < AMPLE_WORKERS else EXCHANGE_AMPLE_S
+        began_s = self._clock.monotonic_s()
+        followed = len(self._followed)
+        pause_s *= self._rng.uniform(0.8, 1.2)
+        # In parts: a model that is followed from now on may be known to nobody here.
+        while (left_s := began_s + pause_s - self._clock.monotonic_s()) > 0:
+            await trio.sleep(min(left_s, EXCHANGE_EVERY_S))
+            if len(self._followed) > followed:
+                return
+
     async def _listen(self, discovery: Discovery) -> None:
         async for signed in discovery.heard():
             try:
-                self.take(signed, source=GOSSIP)
+                news = self.take(signed, source=GOSSIP) is None
             except PeerError:
                 continue  # gossip as a whole is over its quota; nobody in particular to blame
+            if news:
+                self._note_heard(signed.statement)
+
+    def _note_heard(self, said: Announcement) -> None:
+        for each in said.models:
+            if each.model in self._followed:
+                times = self._heard.setdefault(each.model, deque(maxlen=HEARD_MAX))
+                times.append(self._clock.monotonic_s())
 
     async def _keep_finding(self, discovery: Discovery) -> None:
         while True:
             await trio.sleep(FIND_EVERY_S * self._rng.uniform(0.8, 1.2))
             for model in tuple(self._followed):
-                if model != ANY_MODEL:
+                if model != ANY_MODEL and self.book.count(model) < AMPLE_WORKERS:
                     await self._find(discovery, model)
 
     async def _start_finding(self, discovery: Discovery, model: Hash) -> None:

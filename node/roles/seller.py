@@ -38,7 +38,8 @@ from node.roles.terms_book import TermsBook
 
 log = structlog.get_logger("seller")
 
-OFFER_EVERY_S = 1.5
+OFFER_EVERY_S = 4.0
+"""While nothing changes: an offer binds for 10 s, and a change is told at once."""
 OFFER_GAP_S = 0.1
 """Least time between pushes, however often the load changes."""
 SEND_S = 2.0

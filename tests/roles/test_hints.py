@@ -11,7 +11,7 @@ import trio
 import trio.lowlevel
 
 from node.errors import SessionLost
-from node.protocol.announcements import ANY_MODEL, Drop, interval_s
+from node.protocol.announcements import ANY_MODEL, Drop
 from node.protocol.fields import Signed
 from node.protocol.frames import Announcements, AnnouncementsWanted
 from node.protocol.statements import Announcement
@@ -348,21 +348,22 @@ async def test_announcements_are_frequent_at_first_and_rare_among_many(
     assert node.discovery is not None
     for number in range(2, 402):  # not through `take`: its quota would take minutes
         node.hints.book.take(
-            announced(number, issued_ms=NEWS_MS, ttl_s=3600, model=MODEL), now_ms=NEWS_MS
+            announced(number, issued_ms=NEWS_MS, ttl_s=20 * 3600, model=MODEL), now_ms=NEWS_MS
         )
     async with running(node), trio.open_nursery() as nursery:
         nursery.start_soon(announcer_of(node, world).run)
-        await trio.sleep(1500)
+        await trio.sleep(15_000)
         nursery.cancel_scope.cancel()
     times = [at_s for at_s, _ in node.discovery.published]
     gaps = [later - earlier for earlier, later in pairwise(times)]
-    assert gaps[0] < 1.2
-    assert interval_s(401) == 200.5
-    assert all(0.9 * 200 <= gap <= 1.1 * 201 for gap in gaps[9:])
+    assert gaps[0] < 2.3
+    assert gaps[1] < 11.1
+    assert len(gaps) > 5
+    assert all(0.9 * 2_005 <= gap <= 1.1 * 2_005 for gap in gaps[2:])
     issued = [signed.statement.issued_ms for _, signed in node.discovery.published]
     assert issued == sorted(set(issued))
     assert all(
-        signed.statement.ttl_s > 2 * gap
+        signed.statement.ttl_s > 1.8 * gap
         for (_, signed), gap in zip(node.discovery.published, gaps, strict=False)
     )
 
@@ -377,7 +378,7 @@ async def test_a_clock_that_was_set_back_does_not_make_announcements_older(
         nursery.start_soon(announcer_of(node, world).run)
         await trio.sleep(2)
         world.clock.skew_ms = -60_000
-        await trio.sleep(30)
+        await trio.sleep(60)
         nursery.cancel_scope.cancel()
     issued = [signed.statement.issued_ms for _, signed in node.discovery.published]
     assert len(issued) > 4

@@ -33,6 +33,8 @@ CLOSE_S = 1.0
 STALL_S = 30.0
 RTT_EVERY_S = 10.0
 LEAD = 0.75
+IDLE_AFTER_S = 30.0
+"""So long after the last frame of a job, or the start, a session is kept alive at its ease."""
 GRACE_S = 0.2
 """Before a peer is given up: time to read what arrived while this process was busy itself."""
 
@@ -76,7 +78,7 @@ class StreamSession:
         self._pong_due: Ping | None = None
         self._ping_nonce = 0
         self._pong_came = trio.Event()
-        self._heard_s = trio.current_time()
+        self._heard_s = self._used_s = trio.current_time()
         self._stalled = False
         self._abort = False
         self._fault: Fault | None = None
@@ -182,6 +184,7 @@ class StreamSession:
 
     def close_channel(self, lane: Lane) -> None:
         """Forget a channel."""
+        self._used_s = trio.current_time()
         self._channels.pop(lane.job, None)
         self.link.close(lane)
         if self.link.credits_due:
@@ -357,11 +360,11 @@ class StreamSession:
     async def _ping(self) -> None:
         """A peer that speaks is alive: only silence is pinged, as a rule by the side that leads."""
         measured_s = -RTT_EVERY_S
-        quiet_s = limits.PING_EVERY_S * (LEAD if self._leads else 1)
         while True:
-            due_s = min(self._heard_s + quiet_s, measured_s + RTT_EVERY_S)
-            if trio.current_time() < due_s:
-                await trio.sleep_until(due_s)
+            due_s = min(self._heard_s + self._quiet_s(), measured_s + RTT_EVERY_S)
+            if (left_s := due_s - trio.current_time()) > 0:
+                # A job may begin meanwhile, and with it the peer is asked sooner.
+                await trio.sleep(min(left_s, limits.PING_EVERY_S))
                 continue
             measured_s = trio.current_time()
             self._ping_nonce += 1
@@ -369,6 +372,12 @@ class StreamSession:
             self._pong_came = trio.Event()
             self._outbox_ready.set()
             await self._await_pong(measured_s)
+
+    def _quiet_s(self) -> float:
+        """How long the peer may be silent before it is asked for a sign of life."""
+        idle = not self._channels and trio.current_time() - self._used_s > IDLE_AFTER_S
+        every_s = limits.PING_IDLE_EVERY_S if idle else limits.PING_EVERY_S
+        return every_s * (LEAD if self._leads else 1)
 
     async def _await_pong(self, sent_s: float) -> None:
         while not self._pong_came.is_set():

@@ -255,3 +255,19 @@ async def test_a_name_instead_of_an_address() -> None:
     async with transport() as a, transport() as b:
         addr = b.addrs[0].replace("/ip4/127.0.0.1/", "/dns4/localhost/")
         assert (await a.connect([addr])).peer == b.address
+
+
+async def test_a_session_without_jobs_is_kept_alive_at_its_ease(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "PING_EVERY_S", 0.1)
+    monkeypatch.setattr(session_module, "IDLE_AFTER_S", 0.2)
+    async with pair() as p:
+        await until(lambda: p.near.rtt_s is not None and p.far.rtt_s is not None)
+        await trio.sleep(0.5)
+        before = p.near._ping_nonce + p.far._ping_nonce
+        await trio.sleep(1)
+        assert p.near._ping_nonce + p.far._ping_nonce == before
+        channel = p.near.open_channel(bytes(31) + b"\1")
+        await until(lambda: p.near._ping_nonce + p.far._ping_nonce > before + 2)
+        channel.close()
