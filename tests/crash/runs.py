@@ -89,19 +89,30 @@ def kill(role: str, market: World, kills: Sequence[Kill], *, tell: Told) -> Resu
     reached: set[str] = set()
     missed: set[str] = set()
     told = len(market.violations)
-    for number, (done, hit) in enumerate(ROLES[role].kill_all(market, kills), start=1):
+    for number, (done, hit) in enumerate(_until_killed(role, market, kills), start=1):
         (reached if hit else missed).add(done.point)
         for line in market.violations[told:]:
             tell(f"{role}: after {done.point or 'a random kill'}: {line}")
         told = len(market.violations)
         if number % 20 == 0:
-            tell(f"{role}: {number}/{len(kills)} kills, {told} faults")
+            tell(f"{role}: {market.kills - kills_before}/{len(kills)} kills, {told} faults")
     return Result(
         role=role,
         kills=market.kills - kills_before,
         points=len(reached - {""}),
         missed=sorted(missed - reached - {""}),
     )
+
+
+def _until_killed(role: str, market: World, kills: Sequence[Kill]) -> Iterator[tuple[Kill, bool]]:
+    """Those at random are tried again where the process had ended before."""
+    while kills:
+        again = []
+        for done, hit in ROLES[role].kill_all(market, kills):
+            if not hit and not done.point:
+                again.append(done)
+            yield done, hit
+        kills = again
 
 
 # ----------------------------------------------------------------------------------------- worker

@@ -155,8 +155,9 @@ class World:
         return done
 
     def renew(self, client: Party) -> None:
-        """Replace a client that is refused for what its deaths left unpaid."""
-        if client.log.exists() and "UNPAID" in client.log.read_text():
+        """Replace a client that is refused for what its deaths left unpaid (it counts as owed)."""
+        text = client.log.read_text() if client.log.exists() else ""
+        if "UNPAID" in text or "DEPOSIT_TOO_LOW" in text:
             self._replace(client)
 
     def newcomer(self) -> Party:
@@ -300,15 +301,13 @@ class World:
             self.violations.append(f"the journal has nonces {rows}, the chain {count} transactions")
         if any(state != "final" for _, state in rows):
             self.violations.append(f"the journal ends with {rows[-1:]}")
-        mined: set[tuple[int, bytes]] = set()
-        for number in range(self.chain.web3.eth.block_number + 1):
-            block: Any = self.chain.rpc("eth_getBlockByNumber", hex(number), True)
-            mined |= {
-                (int(each["nonce"], 16), bytes.fromhex(each["hash"][2:]))
-                for each in block["transactions"]
-                if each["from"].lower() == account.lower()
-            }
-        if any(hashes.get(tx_hash) != nonce for nonce, tx_hash in mined):
+        # Each nonce was used by one of the attempts under it, and by nothing else.
+        mined = {
+            nonce
+            for tx_hash, nonce in hashes.items()
+            if self.chain.rpc("eth_getTransactionReceipt", "0x" + tx_hash.hex()) is not None
+        }
+        if mined != set(range(count)):
             self.violations.append("a transaction was mined that the journal does not know")
 
 
