@@ -75,7 +75,7 @@ def _forbid_core_files() -> None:
     # is, except with this one (core(5)); as a size of a file it is too little for any.
     _, hard = resource.getrlimit(resource.RLIMIT_CORE)
     limit = 1 if hard == resource.RLIM_INFINITY else min(1, hard)
-    resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
+    resource.setrlimit(resource.RLIMIT_CORE, (limit, hard))
 
 
 def _password(config: Config, environ: Mapping[str, str]) -> bytes:

@@ -78,5 +78,5 @@ def test_a_crash_leaves_no_core_file(home: Path) -> None:
         check=False,
     )  # fmt: skip
     assert ran.returncode < 0
-    assert set(ran.stdout.split()) <= {b"0", b"1"}
+    assert ran.stdout.split()[0] in (b"0", b"1")
     assert {path.name for path in home.iterdir()} == {"keystore.json", "password"}
