@@ -1,5 +1,6 @@
 """Sessions with workers: whom to dial, whom to subscribe to, whom to let go."""
 
+import random
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -8,6 +9,7 @@ import structlog
 import trio
 
 from node.errors import PeerError, SessionLost, Unavailable
+from node.protocol import places
 from node.protocol.announcements import ANY_MODEL, networks_of
 from node.protocol.auction_state import Reached
 from node.protocol.fields import Address, Hash
@@ -27,10 +29,11 @@ RETRY_S = (5.0, 600.0)
 """Pause after a failed dial of one worker; doubles."""
 FAILED_MAX = 1024
 ROTATE_EVERY_S = 60.0
-"""With all places taken, the worst idle worker gives way to an untried one this often."""
+"""With all places taken, the worst idle worker gives way to an untried one, at last this often."""
+IDLE_S = 60.0
+"""A client without an auction for so long wants no more offers pushed, and keeps whom it has."""
 SEND_S = 2.0
 
-Badness = Callable[[Address, Hash], tuple[int, int]]
 Source = tuple[Address | None, str]
 """Who announced a PeerID, and the PeerID: a failure is held against both together, so that nobody
 can keep a worker from being dialled by announcing it at a wrong address."""
@@ -46,7 +49,8 @@ class Contacts:
         hints: Hints,
         clock: Clock,
         sessions_max: int,
-        badness: Badness,
+        standing: Callable[[Address, Hash], places.Standing],
+        rng: random.Random,
         on_lost: Callable[[Address], None],
     ) -> None:
         """
@@ -55,17 +59,21 @@ class Contacts:
             hints: Whom to dial; its `changed` rings when something here changed as well.
             clock: Monotonic.
             sessions_max: Workers per model to keep sessions with.
-            badness: Orders the workers of a model; the largest is let go first.
+            standing: How a worker does with a model, as far as is known.
+            rng: Which newcomers are tried.
             on_lost: Called when a session with a worker ended.
         """
         self._transport = transport
         self._hints = hints
         self._clock = clock
         self._sessions_max = sessions_max
-        self._badness = badness
+        self._standing = standing
+        self._rng = rng
         self._on_lost = on_lost
         self._wanted: OrderedDict[Hash, float] = OrderedDict()
         """Models, and since when (monotonic)."""
+        self._used: dict[Hash, float] = {}
+        """When each was last wanted."""
         self._subscribed: dict[Address, tuple[Session, tuple[Hash, ...]]] = {}
         self._dialling: set[str] = set()
         self._failed: OrderedDict[Source, tuple[float, float]] = OrderedDict()
@@ -73,16 +81,17 @@ class Contacts:
         self._own: dict[Address, Session] = {}
         """Sessions that were dialled here, and may be ended here."""
         self._busy: Counter[Address] = Counter()
-        self._rotate_at_s = clock.monotonic_s() + ROTATE_EVERY_S
+        self._rotated_s = clock.monotonic_s()
 
     def want(self, model: Hash) -> None:
         """Look for workers of a model from now on."""
+        self._used[model] = self._clock.monotonic_s()
         if model in self._wanted:
             self._wanted.move_to_end(model)
             return
         self._wanted[model] = self._clock.monotonic_s()
         if len(self._wanted) > MODELS_MAX:
-            self._wanted.popitem(last=False)
+            del self._used[self._wanted.popitem(last=False)[0]]
         self._hints.follow(model)
         self._hints.changed.ring()
 
@@ -99,7 +108,7 @@ class Contacts:
         """
         self._want_all()
         self._subscribe(nursery)
-        self._dial(nursery, only)
+        self._dial(nursery, (*only, *self._newcomers()))
         self._rotate()
 
     def reached(self, model: Hash) -> Reached:
@@ -136,10 +145,12 @@ class Contacts:
                 self.want(model)
 
     def _subscribe(self, nursery: trio.Nursery) -> None:
-        models = tuple(model for model in self._wanted if model != ANY_MODEL)
+        models = tuple(m for m in self._wanted if m != ANY_MODEL and not self._idle(m))
         for peer, session in self._transport.sessions().items():
             known, has = self._subscribed.get(peer, (None, ()))
-            if not session.hello.sells or not models or (known is session and has == models):
+            if known is not session:
+                has = ()
+            if not session.hello.sells or has == models:
                 continue
             if session.lost is not None:
                 continue  # watched, it would ring at once, and again when it is subscribed to anew
@@ -147,6 +158,10 @@ class Contacts:
                 nursery.start_soon(self._watch, session)
             self._subscribed[peer] = (session, models)
             nursery.start_soon(_send, session, OffersWanted(models=models))
+
+    def _idle(self, model: Hash) -> bool:
+        """Offers that nobody looks at cost both sides; the next auction asks for them again."""
+        return self._clock.monotonic_s() - self._used[model] > IDLE_S
 
     async def _watch(self, session: Session) -> None:
         reason = await session.wait_lost()
@@ -236,21 +251,44 @@ class Contacts:
     def _rotate(self) -> None:
         """With all places taken, let the worst idle worker go now and then, for one not tried."""
         now_s = self._clock.monotonic_s()
-        if now_s < self._rotate_at_s:
-            return
-        self._rotate_at_s = now_s + ROTATE_EVERY_S
-        for model in self._wanted:
-            workers = self.reached(model).workers
-            idle = [w for w in workers if w in self._own and not self._busy[w]]
-            leads = self._hints.leads(model, count_max=2 * self._sessions_max)
-            if len(workers) < self._sessions_max or not idle or not any(map(self._is_new, leads)):
+        for model, since_s in self._wanted.items():
+            pause_s = places.rotate_pause_s(searching_s=now_s - since_s, every_s=ROTATE_EVERY_S)
+            if now_s < self._rotated_s + pause_s or self._idle(model):
                 continue
-            worst = max(idle, key=lambda worker: self._badness(worker, model))
-            session = self._own.pop(worst)
-            # Not to be dialled again before others had their turn.
-            source = (worst, session.peer_id)
-            self._put_off(source, 2 * ROTATE_EVERY_S, then_s=RETRY_S[0])
-            session.close("a place for another worker")
+            leads = self._hints.leads(model, count_max=2 * self._sessions_max)
+            if self._full(model) and any(map(self._is_new, leads)):
+                self._rotated_s = now_s
+                self._let_go(model)
+
+    def _newcomers(self) -> list[Address]:
+        """Workers that nobody had heard of: a few clients try each at once, whoever has to go."""
+        chosen = []
+        for worker, model in self._hints.newcomers():
+            if model not in self._wanted or self._idle(model) or not self._full(model):
+                continue
+            known = self._hints.book.count(model)
+            if places.tries_newcomer(
+                places=self._sessions_max, workers=known, draw=self._rng.random()
+            ) and self._let_go(model):
+                chosen.append(worker)
+        return chosen
+
+    def _full(self, model: Hash) -> bool:
+        return len(self.reached(model).workers) >= self._sessions_max
+
+    def _let_go(self, model: Hash) -> bool:
+        """The worst idle worker gives its place to another; False if all are busy."""
+        held = {w: self._standing(w, model) for w in self.reached(model).workers}
+        idle = frozenset(w for w in held if w in self._own and not self._busy[w])
+        worst = places.worst(held, idle=idle)
+        if worst is None:
+            return False
+        session = self._own.pop(worst)
+        # Not to be dialled again before others had their turn.
+        source = (worst, session.peer_id)
+        self._put_off(source, 2 * ROTATE_EVERY_S, then_s=RETRY_S[0])
+        session.close("a place for another worker")
+        return True
 
     def _networks(self, workers: Iterable[Address]) -> dict[Address, frozenset[str]]:
         now_ms = self._clock.unix_ms()

@@ -41,6 +41,7 @@ FIND_EVERY_S = 60.0
 """While fewer than `AMPLE_WORKERS` are known: each look-up ends at the same ten peers."""
 HEARD_WINDOW_S = 600.0
 HEARD_MAX = 1024
+NEWCOMERS_MAX = 64
 BOOTSTRAP_RETRY_S = (0.5, 60.0)
 CHECKS = Quota(burst=128, per_s=8, overrun_max=512)
 CHECKS_ALL = Quota(burst=512, per_s=128, overrun_max=0)
@@ -99,6 +100,7 @@ class Hints:
         self._replies = Quotas(REPLIES, total=REPLIES_ALL)
         self._heard: dict[Hash, deque[float]] = {}
         """Per followed model, when gossip lately brought news of it."""
+        self._newcomers: deque[tuple[Address, Hash]] = deque(maxlen=NEWCOMERS_MAX)
         self._own: Signed[Announcement] | None = None
         self._nursery: trio.Nursery | None = None
         self.book = AnnouncementBook(domain)
@@ -192,6 +194,12 @@ class Hints:
             times.popleft()
         return len(times) / HEARD_WINDOW_S
 
+    def newcomers(self) -> tuple[tuple[Address, Hash], ...]:
+        """Workers, with a model of theirs each, that were not known at the last call."""
+        found = tuple(self._newcomers)
+        self._newcomers.clear()
+        return found
+
     def models(self) -> dict[Hash, tuple[str, int]]:
         """Every model that is announced: its usual name, and how many workers sell it."""
         return self.book.models(now_ms=self._clock.unix_ms())
@@ -212,8 +220,12 @@ class Hints:
         ):
             self.book.dropped[Drop.UNCHECKED] += 1
             return Drop.UNCHECKED
+        worker = signed.statement.worker
+        unheard_of = self.book.find(worker, now_ms=now_ms) is None
         dropped = self.book.take(signed, now_ms=now_ms)
         if dropped is None:
+            if unheard_of:
+                self._newcomers.extend((worker, each.model) for each in signed.statement.models)
             self.changed.ring()
         return dropped
 
@@ -300,18 +312,13 @@ class Hints:
     async def _exchange_due(self) -> None:
         """Sleep as long as the least known of the followed models allows."""
         least = min((self.book.count(model) for model in self._followed), default=SPARSE_WORKERS)
-        if least < SPARSE_WORKERS:
-            pause_s = EXCHANGE_SPARSE_S
-        else:
-            pause_s = EXCHANGE_EVERY_S if least < AMPLE_WORKERS else EXCHANGE_AMPLE_S
-        began_s = self._clock.monotonic_s()
+        pause_s = EXCHANGE_EVERY_S if least < AMPLE_WORKERS else EXCHANGE_AMPLE_S
+        pause_s = EXCHANGE_SPARSE_S if least < SPARSE_WORKERS else pause_s
+        due_s = self._clock.monotonic_s() + pause_s * self._rng.uniform(0.8, 1.2)
         followed = len(self._followed)
-        pause_s *= self._rng.uniform(0.8, 1.2)
         # In parts: a model that is followed from now on may be known to nobody here.
-        while (left_s := began_s + pause_s - self._clock.monotonic_s()) > 0:
+        while (left_s := due_s - self._clock.monotonic_s()) > 0 and len(self._followed) == followed:
             await trio.sleep(min(left_s, EXCHANGE_EVERY_S))
-            if len(self._followed) > followed:
-                return
 
     async def _listen(self, discovery: Discovery) -> None:
         async for signed in discovery.heard():

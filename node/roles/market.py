@@ -18,7 +18,7 @@ from node.protocol.auction_state import Bound, Declined, Effect, Event, Reached,
 from node.protocol.fields import Address, Hash, Signed
 from node.protocol.frames import NO_JOB, AskFrame, Bid, Offer, Refusal
 from node.protocol.offers import OfferBook, Standing, admit
-from node.protocol.scoring import Need, Preferences, Sort, Track
+from node.protocol.scoring import OFFER_TOKENS_IN, Need, Preferences, Sort, Track, estimate
 from node.protocol.signing import checksum
 from node.protocol.statements import Ask, Terms
 from node.roles.bidding import Auction, Candidate, Observer
@@ -47,6 +47,10 @@ log = structlog.get_logger("market")
 TEND_EVERY_S = 2.0
 SEND_S = 2.0
 ASKS_MAX = 1024
+NEEDS_MAX = 64
+OUTPUT_GUESS = 256
+"""Length of an answer, before the first job is known."""
+SCORE_UNKNOWN = 2**62
 TERMS = Quota(burst=64, per_s=16, overrun_max=1024)
 TERMS_ALL = Quota(burst=2048, per_s=1024, overrun_max=0)
 """In offers and bids: a signature check (70 µs) each."""
@@ -99,9 +103,16 @@ class Market:
             hints=hints,
             clock=clock,
             sessions_max=config.workers_max,
-            badness=self._badness,
+            standing=self._standing,
+            rng=rng,
             on_lost=self._offers.forget,
         )
+        self._needs: OrderedDict[Hash, Need] = OrderedDict()
+        self._prefs = Preferences(
+            price_micro_max=config.job_cap_micro,
+            value_of_time_micro_per_s=config.value_of_time_micro_per_s,
+        )
+        """With the needs: what workers are compared by, when one has to go."""
         self._auctions: dict[int, Auction] = {}
         self._asks: OrderedDict[Hash, tuple[Auction, set[Address]]] = OrderedDict()
         self._unasked = 0
@@ -147,6 +158,10 @@ class Market:
             observer: Told of every event and effect, as it happens.
         """
         self.follow(need.model)
+        self._needs[need.model], self._prefs = need, prefs
+        self._needs.move_to_end(need.model)
+        if len(self._needs) > NEEDS_MAX:
+            self._needs.popitem(last=False)
         return Auction(
             self,
             need=need,
@@ -332,6 +347,7 @@ class Market:
         only = {each.prefs.worker for each in auctions if each.prefs.worker is not None}
         self._contacts.tend(nursery, only)
         for auction in auctions:
+            self._contacts.want(auction.need.model)
             auction.apply(self.reached(auction.need.model))
 
     def _tell(self, model: Hash, event: Event) -> None:
@@ -339,11 +355,16 @@ class Market:
             if auction.need.model == model:
                 auction.apply(event)
 
-    def _badness(self, worker: Address, model: Hash) -> tuple[int, int]:
+    def _standing(self, worker: Address, model: Hash) -> tuple[int, int]:
+        """Its trust, and its score for a job like the last one."""
         track = self._measured.track(worker, model)
-        offers = {each.terms.worker: each.terms for each in self.live_offers(model)}
-        price = offers[worker].price_out if worker in offers else 2**53
-        return track.trust.value, price
+        terms = next((o.terms for o in self.live_offers(model) if o.terms.worker == worker), None)
+        if terms is None:
+            return track.trust.value, SCORE_UNKNOWN
+        need = self._needs.get(model) or Need(
+            model=model, tier=terms.tier, tokens_in=OFFER_TOKENS_IN, output_max=OUTPUT_GUESS
+        )
+        return track.trust.value, estimate(need, self._prefs, terms, track).score
 
 
 async def _send(session: Session, frame: AskFrame) -> None:

@@ -477,11 +477,40 @@ async def test_a_session_with_a_job_is_not_rotated_away(
         await trio.sleep(SETTLE_S)
         own = [w for w in world.node.transport.sessions() if w != world.address(0)]
         held = await market.auction(NEED, replace(PREFS, worker=own[0])).next()
-        await trio.sleep(60)
+        for _ in range(20):
+            market.follow(MODEL)  # or it would rest
+            await trio.sleep(3)
         assert held.session.lost is None
-        well(market, held)
-        await trio.sleep(60)
+        market.measured(
+            worker=held.session.peer,
+            model=MODEL,
+            tokens_in=100,
+            first_token_s=None,
+            rate_tps=None,
+            ok=False,
+        )
+        for _ in range(20):
+            market.follow(MODEL)
+            await trio.sleep(3)
         assert held.session.lost is not None
+
+
+async def test_who_has_no_auctions_wants_no_offers_until_the_next(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    async with scene() as world:
+        market = await world.client()
+        await market.auction(NEED, PREFS).next()
+        await trio.sleep(contacts.IDLE_S / 2)
+        assert len(market.live_offers(MODEL)) == 3
+        await trio.sleep(contacts.IDLE_S)
+        assert market.live_offers(MODEL) == ()
+        assert len(world.node.transport.sessions()) >= 3
+        began_s = trio.current_time()
+        await market.auction(NEED, PREFS).next()
+        assert trio.current_time() - began_s < 1
+        await trio.sleep(1)
+        assert len(market.live_offers(MODEL)) == 3
 
 
 async def test_all_models_can_be_followed(autojump_clock: trio.abc.Clock) -> None:
