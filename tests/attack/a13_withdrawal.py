@@ -87,7 +87,7 @@ class Withdrawal:
                 at_least("jobs while the RPC was away", bought_away, 1),
                 at_least("vouchered", vouchered, 1, "micro"),
                 at_most("claims not landed", vouchered - sum(tab.redeemed for tab in tabs), 0),
-                at_most("promised and not redeemed", leaver.promised_micro - vouchered, 0),
+                at_most("paid and not vouchered", leaver.paid_micro - vouchered, 0, "micro"),
                 at_least("left of the window then", left_s if landed else 0, 1, "s"),
                 at_least("the client took out the rest", taken, 1, "micro"),
                 at_most("taken of what was owed", taken + vouchered - DEPOSIT_MICRO, 0, "micro"),
@@ -112,8 +112,12 @@ class _Leaver:
         self._attacker = attacker
         self.jobs: list[dict[str, Any]] = []
         self.done = False
-        self.promised_micro = 0
         threading.Thread(target=self._read, daemon=True).start()
+
+    @property
+    def paid_micro(self) -> int:
+        """What the client accepted, over all jobs."""
+        return sum(job["paid_micro"] for job in self.jobs)
 
     def wait(self, reached: Callable[[list[dict[str, Any]]], bool]) -> None:
         """Return once its jobs are so far.
@@ -127,7 +131,6 @@ class _Leaver:
         while not self.done:
             line = self._attacker.wait_line()
             if "done" in line:
-                self.promised_micro = line["promised_micro"]
                 self.done = True
             else:
                 self.jobs.append(line)

@@ -57,7 +57,7 @@ async def main(target: Target) -> None:
             say(error=bought.error, paid_micro=bought.paid_micro, worth_micro=bought.worth_micro)
             if bought.error:
                 await trio.sleep(0.3)
-        say(done=True, promised_micro=buyer.payer.promised_micro)
+        say(done=True)
 
 
 if __name__ == "__main__":
