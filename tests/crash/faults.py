@@ -8,6 +8,7 @@ import trio
 
 from devnet.chain import running
 from node.adapters.chain import sender as sender_module
+from node.app import logs
 from tests.adapters.chain.world import World as ChainWorld
 from tests.crash.disks import full_in_jobs, full_in_sales, small_disk
 from tests.crash.runs import Result, Told
@@ -23,6 +24,7 @@ PAGES_MAX = 64
 def run_chain(*, folder: Path, points: int, seed: int, tell: Told) -> Result:
     """So many storms, each on a chain of its own; kills are cancellations here."""
     result, started_s = Result(role="chain"), time.monotonic()
+    logs.configure("warning")
     sender_module.POLL_S = (0.02, 0.1)  # type: ignore[misc]
     for number in range(points):
         path = folder / str(number)

@@ -64,8 +64,10 @@ def run(role: str, *, folder: Path, points: int, seed: int, named: int, tell: To
         names = named_points(role, market)
         if named:
             names = market.rng.sample(names, min(named, len(names)))
-        # The first pass finds a process at its start, a later one amid its work.
-        kills = [Kill(name, count) for name in names for count in ((1,) if named else (1, 4))]
+        # The first pass finds a process at its start, a later one amid its work; a command that
+        # redeems passes each point once.
+        counts = (1,) if named or role == "redeemer" else (1, 4)
+        kills = [Kill(name, count) for name in names for count in counts]
         kills += [Kill()] * points
         market.rng.shuffle(kills)
         result = kill(role, market, kills, tell=tell)
@@ -209,24 +211,20 @@ def kill_redeemer(market: World, kills: Sequence[Kill]) -> Iterator[tuple[Kill, 
 
     Most are struck before they are through, so that each finds what the one before left in flight.
     """
-    left = list(kills)
+    for kill in kills:
+        if kill.point:  # it has something to redeem, and nothing in flight
+            _end(_sell(market))
+            yield kill, _struck(market, market.redeem(point=kill.point, count=kill.count), kill)
+    left = [kill for kill in kills if not kill.point]
     while left:
-        serving = _sell(market)
-        at_random = next((kill for kill in left if not kill.point), None)
-        if at_random is not None:
-            left.remove(at_random)
-            command = market.redeem()
-            hit = _strike(market, serving, at_random, market.redeem_s)
-            command.wait(COMMAND_S)
-            yield at_random, hit
-        else:
-            _end(serving)
-        for kill in left[: REDEEMS_PER_SALE - 1]:
-            left.remove(kill)
-            child = market.redeem(point=kill.point, count=kill.count)
-            hit = _strike(market, child, kill, market.redeem_s)
-            market.check(market.worker)
-            yield kill, hit
+        serving, kill = _sell(market), left.pop()
+        command = market.redeem()
+        hit = _strike(market, serving, kill, market.redeem_s)
+        command.wait(COMMAND_S)
+        yield kill, hit
+        for _ in range(min(len(left), REDEEMS_PER_SALE - 1)):
+            kill = left.pop()
+            yield kill, _struck(market, market.redeem(), kill)
     market.check(*market.clients)
 
 
@@ -238,6 +236,12 @@ def _sell(market: World) -> Child:
     for client in market.rng.sample(market.clients, market.rng.choice((1, 1, 2))):
         market.job(client)
     return child
+
+
+def _struck(market: World, child: Child, kill: Kill) -> bool:
+    hit = _strike(market, child, kill, market.redeem_s)
+    market.check(market.worker)
+    return hit
 
 
 def _end(child: Child) -> None:
