@@ -2,6 +2,7 @@
 
 import random
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
@@ -10,7 +11,7 @@ import trio
 
 from node.errors import NodeError, NoPeers, PeerError, Unavailable
 from node.protocol import manifest
-from node.protocol.announcements import ANY_MODEL
+from node.protocol.announcements import ANY_MODEL, crowds
 from node.protocol.fields import Address, Hash
 from node.protocol.manifest import FileRole, Manifest
 from node.protocol.signing import checksum
@@ -77,6 +78,8 @@ class Catalog:
         self._clock = clock
         self._rng = rng
         self._discover_s = discover_s
+        self._delivered: set[Address] = set()
+        """Who sent a file that was what it should be."""
 
     async def choose(self, name: str) -> ClientModel:
         """The model that a person names: by its 0x-hash, by a name, or "" for the usual one.
@@ -155,7 +158,7 @@ class Catalog:
         content = self._files.read(sha256)
         if content is not None:
             return content
-        search = _Search(sha256=sha256, size_max=size_max, rng=self._rng)
+        search = _Search(sha256=sha256, size_max=size_max, rng=self._rng, clock=self._clock)
         give_up_s = self._clock.monotonic_s() + self._discover_s
         with trio.move_on_after(FETCH_S):
             async with trio.open_nursery() as nursery:
@@ -163,9 +166,8 @@ class Catalog:
                     worker = self._next_seller(model, search)
                     if worker is not None:
                         search.asked.add(worker.peer)
-                        search.running += 1
                         nursery.start_soon(search.ask, worker)
-                    elif not search.running and self._clock.monotonic_s() >= give_up_s:
+                    elif not search.transfers and self._clock.monotonic_s() >= give_up_s:
                         break
                     await search.changed.wait_at_most(HEDGE_S if worker else LOOK_EVERY_S)
                 nursery.cancel_scope.cancel()
@@ -176,19 +178,42 @@ class Catalog:
                 else "no worker of this model could be reached"
             )
         self._files.write(search.content)
+        self._delivered |= search.delivered
         return search.content
 
     def _next_seller(self, model: Hash, search: "_Search") -> Session | None:
-        if search.running >= FETCHES_MAX:
+        """Who delivered before, then round the networks: most identities may be there to stall."""
+        sessions, reached = self._transport.sessions(), self._market.reached(model)
+        workers = reached.workers & sessions.keys()
+        left = sorted(workers - search.asked)
+        if not left or not search.make_room():
             return None
-        sessions = self._transport.sessions()
-        workers = sorted((self._market.reached(model).workers - search.asked) & sessions.keys())
-        return sessions[self._rng.choice(workers)] if workers else None
+        crowd_of = crowds({each: reached.networks.get(each, frozenset()) for each in workers})
+        asked = Counter(crowd_of[each] for each in workers & search.asked)
+
+        def rank(worker: Address) -> tuple[bool, int]:
+            return worker not in self._delivered, asked[crowd_of[worker]]
+
+        best = min(map(rank, left))
+        return sessions[self._rng.choice([each for each in left if rank(each) == best])]
 
 
 def _announced(name: str) -> str:
     """A model's name as announcements have room for it (`AnnouncedModel.name`)."""
     return name.encode()[:64].decode(errors="ignore").casefold()
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class _Transfer:
+    """One worker sending a file."""
+
+    scope: trio.CancelScope = field(default_factory=trio.CancelScope)
+    began_s: float
+    received: int = 0
+    """Bytes."""
+
+    def note(self, received: int) -> None:
+        self.received = received
 
 
 @dataclass(slots=True, kw_only=True)
@@ -198,19 +223,42 @@ class _Search:
     sha256: Hash
     size_max: int
     rng: random.Random
+    clock: Clock
     asked: set[Address] = field(default_factory=set)
-    running: int = 0
+    transfers: list[_Transfer] = field(default_factory=list)
+    delivered: set[Address] = field(default_factory=set)
     content: bytes | None = None
     changed: Pulse = field(default_factory=Pulse)
 
+    def make_room(self) -> bool:
+        """Whether one more may be asked; who sent least in its time gives way to it."""
+        if len(self.transfers) < FETCHES_MAX:
+            return True
+        late_s = self.clock.monotonic_s() - HEDGE_S
+        late = [each for each in self.transfers if each.began_s <= late_s]
+        if not late:
+            return False
+        slowest = min(late, key=lambda each: each.received)
+        slowest.scope.cancel()
+        self.transfers.remove(slowest)
+        return True
+
     async def ask(self, session: Session) -> None:
+        transfer = _Transfer(began_s=self.clock.monotonic_s())
+        self.transfers.append(transfer)
         try:
-            channel = self.rng.randbytes(16)
-            self.content = await fetch(
-                session, self.sha256, channel=channel, size_max=self.size_max
-            )
+            with transfer.scope:
+                self.content = await fetch(
+                    session,
+                    self.sha256,
+                    channel=self.rng.randbytes(16),
+                    size_max=self.size_max,
+                    on_received=transfer.note,
+                )
+                self.delivered.add(session.peer)
         except (PeerError, Unavailable) as error:
             log.info("file not fetched", worker=checksum(session.peer), reason=str(error))
         finally:
-            self.running -= 1
+            if transfer in self.transfers:
+                self.transfers.remove(transfer)
             self.changed.ring()

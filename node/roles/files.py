@@ -112,6 +112,7 @@ async def fetch(
     *,
     channel: bytes,
     size_max: int = limits.FILE_BYTES_MAX,
+    on_received: Callable[[int], None] = lambda _: None,
 ) -> bytes:
     """A file by its hash from the peer.
 
@@ -120,6 +121,7 @@ async def fetch(
         sha256: What the content must hash to.
         size_max: Largest size, in bytes, that is taken.
         channel: The transfer's 16-byte id: drawn at random, so that no peer can be in its way.
+        on_received: Told with each part how many bytes there are; must be quick.
 
     Raises:
         PeerError: What came is not that file.
@@ -129,7 +131,7 @@ async def fetch(
     try:
         with trio.fail_after(TRANSFER_S):
             await transfer.send(FileWanted(job=channel, sha256=sha256))
-            content = await _collect(transfer, size_max)
+            content = await _collect(transfer, size_max, on_received)
     except trio.TooSlowError:
         raise Unavailable("the peer sent a file too slowly") from None
     finally:
@@ -139,7 +141,7 @@ async def fetch(
     return content
 
 
-async def _collect(channel: Channel, size_max: int) -> bytes:
+async def _collect(channel: Channel, size_max: int, on_received: Callable[[int], None]) -> bytes:
     content, parts = bytearray(), 0
     while True:
         frame = await channel.receive()
@@ -150,6 +152,7 @@ async def _collect(channel: Channel, size_max: int) -> bytes:
         if frame.size > size_max or len(content) + len(frame.data) > frame.size:
             raise PeerError("a file larger than announced or allowed")
         content += frame.data
+        on_received(len(content))
         parts += 1
         if len(content) == frame.size:
             return bytes(content)

@@ -241,6 +241,18 @@ async def test_files_come_from_whoever_sends_them(autojump_clock: MockClock, bad
         assert trio.current_time() < 2 * 5 * HEDGE_S + 5
 
 
+@pytest.mark.parametrize("bad", [silent, dripping])
+async def test_many_that_stall_make_room_for_others(autojump_clock: MockClock, bad: Send) -> None:
+    """And whoever sent one file is asked first for the next."""
+    async with place() as p:
+        for number in range(1, 21):
+            await p.seller(number, honest if number == 17 else bad, ("tiny", TINY))
+        catalog = await p.catalog(MemoryFiles())
+        found = await catalog.choose("tiny")
+        assert found.files == {FileRole.TOKENIZER: TOKENIZER}
+        assert trio.current_time() < 20 * HEDGE_S + 5
+
+
 @pytest.mark.parametrize("bad", BAD)
 async def test_without_anybody_honest_it_ends(autojump_clock: MockClock, bad: Send) -> None:
     async with place() as p:
