@@ -4,6 +4,7 @@ from typing import Any
 
 import click
 
+from node.cli import imports
 from node.cli.options import with_config
 
 
@@ -18,9 +19,7 @@ def serve(config: Any) -> int:
     SIGTERM or SIGINT drains it: no new jobs, the running ones end, and a second signal stops at
     once.
     """
-    from node.app import logs
-
-    logs.load()
-    from node.app.serve import run
+    with imports.quick():
+        from node.app.serve import run
 
     return run(config)

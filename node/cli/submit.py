@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from node.cli import imports
 from node.cli.options import JSON, with_config
 
 _STARTED_S = time.monotonic()
@@ -67,11 +68,9 @@ def submit(
     Tokens go to stdout as they arrive, all else to stderr.  With --json, one object on stdout at
     the end.
     """
-    from node.app import logs
-
-    logs.load()
-    from node.app import submit as app
-    from node.app.submit_request import SubmitRequest
+    with imports.quick():
+        from node.app import submit as app
+        from node.app.submit_request import SubmitRequest
 
     request = SubmitRequest(
         prompt=_read(prompt),

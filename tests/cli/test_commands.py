@@ -1,5 +1,6 @@
 """The command line itself: exit codes, one line and a hint instead of tracebacks, JSON."""
 
+import gc
 import json
 import sys
 import types
@@ -10,7 +11,7 @@ from typing import Any
 import click
 import pytest
 
-from node.cli import main
+from node.cli import imports, main
 from node.cli.verbs import VERBS
 from node.config import Config
 from node.errors import ExitCode, NodeError, NoPeers, WalletError
@@ -282,3 +283,17 @@ def test_system_message_from_a_file(
     assert run("submit", "--home", home, "--system-file", str(file), "hello") == ExitCode.USAGE
     missing = str(tmp_path / "none")
     assert run("submit", "--home", home, "--system-file", missing, "hello") == ExitCode.USAGE
+
+
+def test_garbage_is_looked_for_again_after_the_imports_but_not_among_what_they_made() -> None:
+    frozen = gc.get_freeze_count()
+    try:
+        with imports.quick():
+            assert not gc.isenabled()
+        assert gc.isenabled()
+        assert gc.get_freeze_count() > frozen
+        with pytest.raises(ImportError), imports.quick():
+            raise ImportError
+        assert gc.isenabled()
+    finally:
+        gc.unfreeze()
