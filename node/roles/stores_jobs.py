@@ -81,8 +81,8 @@ class WorkerStore(Protocol):
         """Sums over all segments and tabs."""
         ...
 
-    async def next_serials(self, count: int) -> int:
-        """The first of `count` serials that no statement of this home has used before."""
+    async def next_serials(self, count: int, *, at_least: int = 0) -> int:
+        """The first of `count` serials, `at_least` or above, that this home has never used."""
         ...
 
 

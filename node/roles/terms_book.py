@@ -69,7 +69,9 @@ class TermsBook:
             StoreFailed: The disk is broken.
         """
         if self._serial_end - self._serial < SERIAL_BLOCK // 2:
-            first = await self._store.next_serials(SERIAL_BLOCK)
+            # From the clock on: a home that was put back from an old copy repeats none either.
+            now_ms = self._clock.unix_ms()
+            first = await self._store.next_serials(SERIAL_BLOCK, at_least=now_ms)
             self._serial, self._serial_end = first, first + SERIAL_BLOCK
 
     def find(self, digest: Hash) -> Signed[Terms] | None:

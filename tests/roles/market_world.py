@@ -78,9 +78,10 @@ class FakeStore:
         self.broken = False
         self.rows: dict[tuple[Address, Hash], Measurement] = {}
 
-    async def next_serials(self, count: int) -> int:
+    async def next_serials(self, count: int, *, at_least: int = 0) -> int:
         await trio.lowlevel.checkpoint()
-        first, self.serial = self.serial, self.serial + count
+        first = max(self.serial, at_least)
+        self.serial = first + count
         return first
 
     async def save_measurement(self, measurement: Measurement) -> None:

@@ -148,14 +148,14 @@ class SqliteWorkerStore:
 
         return await self._writer.read(work)
 
-    async def next_serials(self, count: int) -> int:
-        """The first of `count` serials that no statement of this home has used before."""
+    async def next_serials(self, count: int, *, at_least: int = 0) -> int:
+        """The first of `count` serials, `at_least` or above, that this home has never used."""
 
         def work(connection: sqlite3.Connection) -> int:
             row = connection.execute(
                 "SELECT value FROM meta WHERE key = ?", (SERIAL_KEY,)
             ).fetchone()
-            first = int(row[0]) if row else 1
+            first = max(int(row[0]) if row else 1, at_least)
             connection.execute(
                 "INSERT INTO meta VALUES (?, ?)"
                 " ON CONFLICT (key) DO UPDATE SET value = excluded.value",

@@ -209,6 +209,8 @@ async def test_serials_are_never_given_twice(stores: Stores) -> None:
     assert await stores.worker.next_serials(10) == 1
     assert await stores.worker.next_serials(1) == 11
     assert await stores.worker.next_serials(5) == 12
+    assert await stores.worker.next_serials(5, at_least=100) == 100
+    assert await stores.worker.next_serials(5, at_least=100) == 105
 
 
 async def test_lists_and_totals(stores: Stores) -> None:
