@@ -9,7 +9,7 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
-from tests.attack.harness import Attack, Check, Figures, judge, open_world
+from tests.attack.harness import NICE, Attack, Check, Figures, judge, open_world
 from tests.attack.suite import ATTACKS
 
 
@@ -20,7 +20,9 @@ def main() -> int:
     rows: list[tuple[Attack, Figures]] = []
     for _, group in groupby(chosen, key=lambda each: repr(each.options)):
         attacks = list(group)
-        with open_world(attacks[0].options, full=not options.short, say=_say) as world:
+        with open_world(
+            attacks[0].options, full=not options.short, say=_say, nice=options.nice
+        ) as world:
             for attack in attacks:
                 figures = _run(attack, world)
                 rows.append((attack, figures))
@@ -89,6 +91,9 @@ def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="scripts/attack", description=__doc__)
     parser.add_argument("--only", default="", metavar="N,…", help="these numbers of the table")
     parser.add_argument("--short", action="store_true", help="smaller counts, no time ratios")
+    parser.add_argument(
+        "--nice", type=int, default=NICE, help="of attackers; 0 where the machine does other work"
+    )
     parser.add_argument("--json", action="store_true")
     return parser.parse_args()
 

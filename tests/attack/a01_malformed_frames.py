@@ -14,11 +14,13 @@ class MalformedFrames:
 
     def run(self, world: World) -> Figures:
         """See the class."""
-        count = world.count(10_000, 120)
+        count = world.count(10_000, 30)
         home = str(world.net.clients[0].home)
         with world.memory() as memory:
-            attacker = world.start("frames", count=count, tasks=4, seed=1, home=home)
-            result = attacker.result(1800)
+            attacker = world.start(
+                "frames", count=count, tasks=world.count(4, 1), seed=1, home=home
+            )
+            result = attacker.result(7200)
         return Figures(
             checks=(
                 at_least("malformed frames", result["sent"], count),

@@ -141,6 +141,12 @@ class Attacker:
         loaded: dict[str, Any] = json.loads(line)
         return loaded
 
+    def tell(self, line: str) -> None:
+        """A line for it to go on."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(line + "\n")
+        self._process.stdin.flush()
+
     def result(self, timeout_s: float = ATTACKER_S) -> dict[str, Any]:
         """The last line that it prints, once it has ended."""
         out, _ = self._process.communicate(timeout=timeout_s)
@@ -264,6 +270,7 @@ class World:
     scratch: Path
     honest: list[Honest] = field(default_factory=list)
     say: Callable[[str], None] = lambda _: None
+    nice: int = NICE
     _stack: ExitStack = field(default_factory=ExitStack)
 
     @property
@@ -298,7 +305,7 @@ class World:
             **more,
         }
 
-    def start(self, name: str, *, nice: int = NICE, **orders: Any) -> Attacker:
+    def start(self, name: str, *, nice: int | None = None, **orders: Any) -> Attacker:
         """Start `tests.attack.attackers.NAME` against the victim; ended with the world at the last.
 
         Call it from the main thread: the process ends with the thread that started it.
@@ -307,7 +314,7 @@ class World:
             f"tests.attack.attackers.{name}",
             self.orders(**orders),
             self.scratch / f"{name}.log",
-            nice=nice,
+            nice=self.nice if nice is None else nice,
         )
         self._stack.callback(attacker.stop)
         return attacker
@@ -387,6 +394,7 @@ def open_world(
     full: bool,
     honest_every_s: float | None = 0.4,
     say: Callable[[str], None] = lambda _: None,
+    nice: int = NICE,
 ) -> Iterator[World]:
     """A devnet with honest traffic on it.
 
@@ -396,12 +404,13 @@ def open_world(
         honest_every_s: From one honest job's start to the next one's, per client (or back to back
             if they take longer); None: no honest traffic.
         say: Progress.
+        nice: Of attackers.
     """
     say(f"devnet: {options.workers} workers, {options.clients} clients")
     with network.up(options) as net:
         scratch = net.folder / "attack"
         scratch.mkdir()
-        world = World(net=net, full=full, scratch=scratch, say=say)
+        world = World(net=net, full=full, scratch=scratch, say=say, nice=nice)
         try:
             if honest_every_s is not None:
                 world.start_honest(every_s=honest_every_s)

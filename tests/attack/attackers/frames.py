@@ -16,7 +16,15 @@ from node.adapters.p2p.host import Host
 from node.errors import SessionLost
 from node.protocol import chain_hash, codec, signing
 from node.protocol.fields import ZERO_HASH
-from node.protocol.frames import AcceptanceFrame, AwardFrame, FileWanted, Offer, OffersWanted
+from node.protocol.frames import (
+    AcceptanceFrame,
+    AwardFrame,
+    ErrorFrame,
+    FileWanted,
+    Offer,
+    OffersWanted,
+    Refusal,
+)
 from node.protocol.statements import Award
 from tests.attack.attackers import peer
 from tests.attack.attackers.mutations import malformed
@@ -84,48 +92,58 @@ class Frames:
         if stage == "channel":
             await stream.write(codec.encode_frame(FileWanted(job=job, sha256=bytes(32))))
         elif stage == "accepted job":
-            await self._award(stream, reader)
+            taken = await awarded(self.target, self.key, stream, reader, bytes(32), 100)
+            self.stages["acceptances" if taken else "refusals"] += 1
 
-    async def _award(self, stream: WireStream, reader: FrameReader) -> None:
-        """Get as far as an accepted award: what comes next is malformed."""
-        await stream.write(codec.encode_frame(OffersWanted(models=(self.target.model,))))
-        while True:
-            frame, _ = await reader.frame()
-            if isinstance(frame, Offer):
-                break
-        terms = frame.terms.statement
-        own = signing.address_of_key(self.key)
-        job = self.rng.randbytes(16)
-        award = Award(
-            client=own,
-            payer=own,
-            worker=terms.worker,
-            job=job,
-            attempt=0,
-            terms=signing.digest(terms, self.target.domain),
-            request=bytes(32),
-            request_bytes=100,
-            tokens_in=10,
-            output_max=10,
-            cap=1000,
-            seed=1,
-            position=0,
-            chain=chain_hash.start(own, job),
-            previous=ZERO_HASH,
-            issued_ms=time.time_ns() // 1_000_000,
-        )
-        frame_out = AwardFrame(
-            job=award.job, award=signing.sign(award, self.target.domain, self.key), voucher=None
-        )
-        await stream.write(codec.encode_frame(frame_out))
-        while True:
-            frame, _ = await reader.frame()
-            if isinstance(frame, AcceptanceFrame):
-                self.stages["acceptances"] += 1
-                return
-            if type(frame).__name__ in ("Refusal", "ErrorFrame"):
-                self.troubles[f"award: {frame}"[:120]] += 1
-                return
+
+async def awarded(
+    target: Target,
+    key: bytes,
+    stream: WireStream,
+    reader: FrameReader,
+    request: bytes,
+    request_bytes: int,
+) -> bytes | None:
+    """Get as far as an accepted award; its job, or None if it was refused.
+
+    Args:
+        target: The victim.
+        key: Of a funded client.
+        stream: A session's, after the hellos.
+        reader: Of the same.
+        request: Hash of the request that is to follow.
+        request_bytes: Its size.
+    """
+    await stream.write(codec.encode_frame(OffersWanted(models=(target.model,))))
+    while not isinstance(offer := (await reader.frame())[0], Offer):
+        pass
+    terms, own, job = offer.terms.statement, signing.address_of_key(key), os.urandom(16)
+    award = Award(
+        client=own,
+        payer=own,
+        worker=terms.worker,
+        job=job,
+        attempt=0,
+        terms=signing.digest(terms, target.domain),
+        request=request,
+        request_bytes=request_bytes,
+        tokens_in=10,
+        output_max=10,
+        cap=1000,
+        seed=1,
+        position=0,
+        chain=chain_hash.start(own, job),
+        previous=ZERO_HASH,
+        issued_ms=time.time_ns() // 1_000_000,
+    )
+    frame = AwardFrame(job=job, award=signing.sign(award, target.domain, key), voucher=None)
+    await stream.write(codec.encode_frame(frame))
+    while True:
+        answer = (await reader.frame())[0]
+        if isinstance(answer, AcceptanceFrame):
+            return job
+        if isinstance(answer, Refusal | ErrorFrame):
+            return None
 
 
 async def main(target: Target) -> None:
