@@ -92,6 +92,7 @@ class Hints:
         self._bootstrap = tuple(addr for addr in bootstrap if _peer_id(addr) not in own)
         self._untried = len(self._bootstrap)
         self._followed: dict[Hash, None] = {}
+        self._followed_more = Pulse()
         self._found: OrderedDict[Hash, tuple[str, ...]] = OrderedDict()
         self._asked: dict[Address, dict[Hash, float]] = {}
         """Exchanges under way: per peer and model, when they stop being waited for."""
@@ -152,6 +153,7 @@ class Hints:
             self._followed.pop(gone)
             self._heard.pop(gone, None)
         self._followed[model] = None
+        self._followed_more.ring()
         if self._nursery is not None:
             self._start_following(model)
 
@@ -310,15 +312,11 @@ class Hints:
                     await self._ask_quietly(session, model)
 
     async def _exchange_due(self) -> None:
-        """Sleep as long as the least known of the followed models allows."""
+        """Wait as long as the least known of the followed models allows."""
         least = min((self.book.count(model) for model in self._followed), default=SPARSE_WORKERS)
         pause_s = EXCHANGE_EVERY_S if least < AMPLE_WORKERS else EXCHANGE_AMPLE_S
         pause_s = EXCHANGE_SPARSE_S if least < SPARSE_WORKERS else pause_s
-        due_s = self._clock.monotonic_s() + pause_s * self._rng.uniform(0.8, 1.2)
-        followed = len(self._followed)
-        # In parts: a model that is followed from now on may be known to nobody here.
-        while (left_s := due_s - self._clock.monotonic_s()) > 0 and len(self._followed) == followed:
-            await trio.sleep(min(left_s, EXCHANGE_EVERY_S))
+        await self._followed_more.wait_at_most(pause_s * self._rng.uniform(0.8, 1.2))
 
     async def _listen(self, discovery: Discovery) -> None:
         async for signed in discovery.heard():
