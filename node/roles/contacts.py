@@ -27,6 +27,8 @@ DIAL_S = 5.0
 DIALS_MAX = 8
 RETRY_S = (5.0, 600.0)
 """Pause after a failed dial of one worker; doubles."""
+REDIAL_S = 2.0
+"""Least time between two dials of one worker: one with which no session lasts is no hurry."""
 FAILED_MAX = 1024
 ROTATE_EVERY_S = 60.0
 """With all places taken, the worst idle worker gives way to an untried one, at last this often."""
@@ -210,7 +212,7 @@ class Contacts:
                 # The announcement lied. Whoever answered has done nothing wrong and may sell, too.
                 self._hints.book.fail(lead.worker)
             self._keep_sellers(session)
-            self._failed.pop((lead.worker, name), None)
+            self._put_off((lead.worker, name), REDIAL_S, then_s=RETRY_S[0])
         except (Unavailable, PeerError, trio.TooSlowError) as error:
             log.info("worker not reached", peer=name, reason=str(error))
             self._note_failure(lead)

@@ -451,6 +451,21 @@ async def test_offers_die_with_their_session(autojump_clock: trio.abc.Clock) -> 
         assert len(market.live_offers(MODEL)) == 3
 
 
+async def test_a_worker_with_which_no_session_lasts_is_dialled_now_and_then(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    async with scene(prices=PRICES[:1]) as s:
+        market = await s.client()
+        market.follow(MODEL)
+        passed_s = trio.current_time() + 20.0
+        while trio.current_time() < passed_s:
+            for session in tuple(s.node.transport.sessions().values()):
+                session.close("our protocol differs")
+            await trio.sleep(0.01)
+        # Besides the bootstrap address, which is tried again on its own account.
+        assert len(s.node.transport.dialled) <= 60
+
+
 async def test_sessions_are_bounded_and_places_are_rotated(
     autojump_clock: trio.abc.Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
