@@ -64,7 +64,7 @@ class ClientCut:
             home=str(world.net.clients[0].home),
             scratch=str(scratch),
             step=step,
-            parallel=world.count(3, 12),
+            parallel=world.count(6, 12),
         )
         cases = []
         while "done" not in (line := attacker.wait_line()):
