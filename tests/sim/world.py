@@ -40,6 +40,8 @@ JOBS_END_S = 60.0
 SETTLED_S = 60.0
 """And after that everything is redeemed, and known on both sides, by then."""
 EXIT_DELAY_S = 60
+SOON_S = 0.2
+"""Between blocks once nothing but their finality is waited for."""
 Echo = Callable[[str], None]
 SAMPLING = SamplingFields(
     temperature=0,
@@ -108,6 +110,8 @@ class World:
         self.nodes: dict[str, Node] = {}
         self.jobs_left = dict.fromkeys(plan.jobs, False)
         """Whether a process has begun it."""
+        self.block_s: float = plan.block_s
+        """Time between blocks; what they say of it is another thing."""
         self.leaving: set[str] = set()
         """Clients that asked to exit from the escrow."""
         self.jobs_open = 0
@@ -170,7 +174,7 @@ class World:
     async def _blocks(self) -> None:
         while True:
             self.chain.mine(seconds=self.plan.block_s)
-            await trio.sleep(self.plan.block_s)
+            await trio.sleep(self.block_s)
 
     async def _keep(self, node: Node, nursery: trio.Nursery) -> None:
         """Start a node whenever it has ended."""
@@ -247,6 +251,7 @@ class World:
         if not self._jobs_over():
             self.fail("every job ends", f"{self.jobs_open} have not")
         await self._exits_end()
+        self.block_s = SOON_S
         await self._restart_clients()
         with trio.move_on_after(SETTLED_S) as patience:
             await self._reconnect()
@@ -284,7 +289,7 @@ class World:
     async def _reconnect(self) -> None:
         """Until every client has met its workers, and has sent them what they miss."""
         await self._until(self._all_connected)
-        await trio.sleep(3.0)
+        await trio.sleep(1.5)
 
     def _jobs_over(self) -> bool:
         return not self.jobs_open and all(self.jobs_left.values())
@@ -307,7 +312,7 @@ class World:
                 await self.redeem(worker)
             if not any(w.cashier and w.cashier.payee.vouchers_to_redeem() for w in workers):
                 return
-            await trio.sleep(2.0)
+            await trio.sleep(1.0)
 
     async def redeem(self, worker: WorkerNode) -> None:
         """The operator's command, at a running worker."""
@@ -328,7 +333,7 @@ class World:
 
     async def _clients_know(self) -> None:
         """What was redeemed is final, and read by the clients."""
-        await trio.sleep(self.plan.block_s * (self.plan.chain_config.finality_blocks + 2))
+        await trio.sleep(self.block_s * (self.plan.chain_config.finality_blocks + 2) + 1.0)
         for node in self.nodes.values():
             if isinstance(node, ClientNode) and node.life is not None and node.buyer is not None:
                 with node.life.scope_of_job():
