@@ -32,7 +32,7 @@ HONEST_RATIO_MAX: Final = 1.5
 WINDOW_S: Final = 20.0
 """Honest jobs are compared over windows at least this long, before and during."""
 SETTLE_S: Final = 2.0
-HONEST_READY_S: Final = 60.0
+HONEST_READY_S: Final = 180.0
 MB: Final = 1024 * 1024
 
 OPTIONS: Final = Options(
