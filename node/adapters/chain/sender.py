@@ -30,6 +30,9 @@ REFUSED_S: Final = 2.0
 BUMP_BLOCKS: Final = 4
 """Blocks that a transaction may miss before its fee is raised; no blocks, no reason to pay more."""
 ATTEMPTS_MAX: Final = 40
+REPLACED_LOOKS: Final = 5
+"""Looks in a row that must find the nonce used and none of our receipts.  One is no proof: behind
+one URL several nodes may answer, and one of them may not have seen our block yet."""
 
 _log = structlog.get_logger(__name__)
 
@@ -42,6 +45,8 @@ class _Watch:
     """Monotonic time."""
     bump_at_block: int | None = None
     was_mined: bool = False
+    replaced: int = 0
+    """Looks in a row that say so."""
 
 
 class Sender:
@@ -144,7 +149,7 @@ class Sender:
         while True:
             try:
                 seen = await look(self._rpc, transaction)
-                state = await self._ended(transaction, seen)
+                state = await self._ended(transaction, seen, watch)
                 if state is not None:
                     return await self._close(transaction, state, seen.mined, resumed=resumed)
                 transaction = await self._advance(transaction, seen, watch)
@@ -153,8 +158,9 @@ class Sender:
             waited_s = self._clock.monotonic_s() - started_s
             await trio.sleep(min(POLL_S[1], max(POLL_S[0], waited_s / 10)))
 
-    async def _ended(self, transaction: Transaction, seen: Look) -> TxState | None:
+    async def _ended(self, transaction: Transaction, seen: Look, watch: _Watch) -> TxState | None:
         """How it ended, if what the chain says is deep enough to be believed."""
+        before, watch.replaced = watch.replaced, 0
         if seen.mined is not None:
             if seen.head - seen.mined.block < self._finality_blocks:
                 return None
@@ -163,8 +169,10 @@ class Sender:
             return None
         self._trouble("its nonce was used by something that this node did not send")
         final = max(0, seen.head - self._finality_blocks)
-        used = await nonce_at(self._rpc, transaction, final) > transaction.nonce
-        return TxState.REPLACED if used else None
+        if await nonce_at(self._rpc, transaction, final) <= transaction.nonce:
+            return None
+        watch.replaced = before + 1
+        return TxState.REPLACED if watch.replaced >= REPLACED_LOOKS else None
 
     async def _advance(self, transaction: Transaction, seen: Look, watch: _Watch) -> Transaction:
         """Do what helps: nothing, send again, or offer more."""

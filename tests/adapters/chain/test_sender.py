@@ -11,6 +11,7 @@ import trio
 from node.adapters.chain.contracts import encode_call
 from node.adapters.chain.fees import GWEI
 from node.adapters.chain.rpc import Rpc
+from node.adapters.chain.sender import REPLACED_LOOKS
 from node.errors import Unavailable, WalletError
 from node.protocol.signing import address_of_key, checksum
 from node.roles.transactions import Intent, Outcome, Transaction, TxState
@@ -290,6 +291,34 @@ async def test_a_nonce_used_elsewhere_ends_it_for_good(world: World, account: Ac
     async with world.blocks():
         await account.sender().transact(account.mint())
     assert account.minted == 1
+
+
+async def test_a_node_that_lags_does_not_make_ours_a_foreign_one(
+    world: World, account: Account
+) -> None:
+    """Behind one URL are many nodes: the nonce comes from one, the receipt from another."""
+    lies = iter(range(REPLACED_LOOKS - 1))
+
+    def lagging(_number: int, calls: list[dict[str, Any]]) -> bytes | None:
+        asked = any(call["method"] == "eth_getTransactionReceipt" for call in calls)
+        if not asked or account.minted == 0 or next(lies, None) is None:
+            return None
+        answers = json.loads(forward(world.chain.anvil.port, json.dumps(calls).encode()))
+        nulls = {c["id"] for c in calls if c["method"] == "eth_getTransactionReceipt"}
+        return json.dumps(
+            [a | {"result": None} if a["id"] in nulls else a for a in answers]
+        ).encode()
+
+    with faulty(world.chain.anvil.port, lagging) as url:
+        rpc = world.connect(url)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(account.sender(rpc).transact, account.mint())
+            await until(lambda: account.pending() == 1)
+            world.chain.mine(1 + FINALITY_BLOCKS)
+        rpc.close()
+    assert next(lies, None) is None
+    assert account.minted == 1
+    assert account.state is TxState.FINAL
 
 
 async def test_behind_a_foreign_transaction_it_waits_without_paying_more(
