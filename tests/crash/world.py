@@ -39,7 +39,7 @@ WORKER_SETTINGS = {
     "worker.payment_s": 4.0,
     "worker.drain_s": 0.5,
 }
-CLIENT_SETTINGS = {"client.silence_s": 2.0, "client.discover_s": 4.0}
+CLIENT_SETTINGS = {"client.silence_s": 8.0, "client.discover_s": 8.0}
 
 
 @dataclass(slots=True, eq=False)
