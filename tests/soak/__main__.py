@@ -93,11 +93,11 @@ def _text(report: dict[str, Any]) -> Iterator[str]:
         yield f"  failed {count:4}  {what}"
     for what, count in report["faults"].items():
         yield f"  fault  {count:4}  {what}"
-    yield f"{'':<10} {'':<12} {'first':>8} {'last':>8} {'peak':>8}"
+    yield f"{'held, by quarter':<23} {'1st':>8} {'2nd':>8} {'3rd':>8} {'4th':>8} {'peak':>8}"
     for name, figures in report["held"].items():
         for what, row in figures.items():
-            figure = f"{row['first']:8.1f} {row['last']:8.1f} {row['peak']:8.1f}"
-            yield f"{name:<10} {what:<12} {figure}"
+            shown = " ".join(f"{each:8.1f}" for each in [*row["quarters"], row["peak"]])
+            yield f"{name:<10} {what:<12} {shown}"
     for what, micro in report["sums_micro"].items():
         yield f"{what:<24} {micro:>12} micro"
     yield from (f"PROBLEM: {problem}" for problem in report["problems"])

@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import pairwise
 from typing import Any, Final, NamedTuple
 
 from devnet.network import Worker
@@ -15,17 +16,18 @@ from tests.soak.party import Buyer, Sample, sample
 EVERY_S: Final = 5.0
 WARM_UP_SHARE: Final = 1 / 6
 """Ten minutes of an hour."""
+QUARTERS: Final = 4
 RSS_GROWTH_MAX: Final = 0.05
-COUNT_GROWTH_MAX: Final = 10
-"""Descriptors and tasks come and go with jobs and sessions.  A leak of one per job would be
-thousands in an hour, of one per fault about fifty."""
+COUNT_GROWTH_MAX: Final = 25
+"""Descriptors and tasks come and go with jobs and sessions: one session more is eleven tasks.  A
+leak of one per job would be thousands in an hour, of one per fault about fifty."""
 
 
 class Figure(NamedTuple):
-    """Medians of the first and the last quarter after the warm-up."""
+    """What was held after the warm-up."""
 
-    first: float
-    last: float
+    quarters: tuple[float, ...]
+    """Medians, by quarter of that time."""
     peak: float
 
 
@@ -70,21 +72,24 @@ def grown(figures: dict[str, Figure]) -> list[str]:
     """What a process holds more of at the end than it may."""
     problems = []
     for what, figure in figures.items():
-        allowed = figure.first * RSS_GROWTH_MAX if what == "rss_mb" else COUNT_GROWTH_MAX
-        if figure.last - figure.first > allowed:
-            problems.append(f"{what} grew from {figure.first:.1f} to {figure.last:.1f}")
+        first, last = figure.quarters[0], figure.quarters[-1]
+        allowed = first * RSS_GROWTH_MAX if what == "rss_mb" else COUNT_GROWTH_MAX
+        if last - first > allowed:
+            problems.append(f"{what} grew from {first:.1f} to {last:.1f}")
     return problems
 
 
 def _figures(samples: list[Sample]) -> dict[str, Figure]:
     steady = samples[int(len(samples) * WARM_UP_SHARE) :]
-    quarter = max(1, len(steady) // 4)
+    marks = [len(steady) * number // QUARTERS for number in range(QUARTERS + 1)]
     found = {}
     for what in ("rss_mb", "descriptors", "tasks"):
         values = [getattr(each, what) for each in steady]
         found[what] = Figure(
-            first=statistics.median(values[:quarter]),
-            last=statistics.median(values[-quarter:]),
+            quarters=tuple(
+                statistics.median(values[begin : max(end, begin + 1)])
+                for begin, end in pairwise(marks)
+            ),
             peak=max(values),
         )
     return found
