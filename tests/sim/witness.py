@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from node.protocol import codec, signing
-from node.protocol.fields import Address, Hash, Signed
+from node.protocol.fields import Hash, Signed
 from node.protocol.frames import (
     AcceptanceFrame,
     AwardFrame,
@@ -28,7 +28,7 @@ from node.protocol.frames import (
 )
 from node.protocol.signing import Domain
 from node.protocol.statements import Award, Terms, Voucher
-from node.protocol.tabs import tab_id, tab_of_voucher
+from node.protocol.tabs import tab_id, tab_of_terms, tab_of_voucher
 from node.units import cost_micro
 
 KINDS = {
@@ -53,6 +53,11 @@ class Segment:
     """Name of the node that serves it."""
     tokens_sent: int = 0
     promised_micro: int = 0
+
+    @property
+    def tab(self) -> Hash:
+        """Which it is paid on."""
+        return tab_id(tab_of_terms(self.terms, payer=self.award.payer))
 
     def cost_micro(self, tokens_out: int) -> int:
         """What so many tokens cost."""
@@ -83,6 +88,8 @@ class Witness:
     """By job and attempt; jobs are named at random."""
     vouchered: dict[Hash, int] = field(default_factory=dict)
     """By tab: the highest cumulative that ever left its payer."""
+    earned: dict[Hash, int] = field(default_factory=dict)
+    """By tab: the cost of all that was ever delivered on it."""
     acknowledged: dict[tuple[str, Hash], int] = field(default_factory=dict)
     """By worker and tab: the highest that it ever said to hold."""
 
@@ -221,7 +228,10 @@ class Witness:
             self.fail("output is of a saved award", f"{name}: {frame.job.hex()}")
             return
         segment.worker = name
+        before = segment.cost_micro(segment.tokens_sent)
         segment.tokens_sent = max(segment.tokens_sent, frame.position + len(frame.data) // 4)
+        tab, more = segment.tab, segment.cost_micro(segment.tokens_sent) - before
+        self.earned[tab] = self.earned.get(tab, 0) + more
         unpaid = segment.cost_micro(segment.tokens_sent) - row[1]
         if unpaid > segment.terms.quantum:
             what = f"{name} delivers {unpaid} unpaid, the quantum is {segment.terms.quantum}"
@@ -251,8 +261,3 @@ class Witness:
         row = self.disks[name].execute(query, values).fetchone()
         if row is None or row[0] != codec.encode_struct(signed):
             self.fail("save, then send", f"{name} sent a {what} unsaved")
-
-
-def payers_of(connection: sqlite3.Connection) -> set[Address]:
-    """Whose vouchers a worker's database holds."""
-    return {row[0] for row in connection.execute("SELECT payer FROM payee_tabs")}
