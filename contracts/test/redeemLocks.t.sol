@@ -136,6 +136,15 @@ contract RedeemLocksTest is EscrowTest {
         vm.assertEq(redeemOne(voucher(90), SIGNER_KEY), 5);
     }
 
+    function test_CountsNothing_WhenALockPaysASignerWhoseCapIsUsedUp() public {
+        vm.prank(payer);
+        escrow.setSigner(signer, START + 10, 0);
+        setLock(30, 1);
+        vm.recordLogs();
+        vm.assertEq(redeemOne(voucher(50), SIGNER_KEY), 30);
+        vm.assertEq(vm.getRecordedLogs().length, 2, "VoucherRedeemed and Credited");
+    }
+
     function test_DrawsALockWithoutSplits_ForAnyone() public {
         setLock(100, 1);
         vm.prank(stranger);
