@@ -31,7 +31,7 @@ class Faults:
         """All is well from now on."""
         world = self._world
         world.net.heal()
-        world.net.gossip.loss = 0.0
+        world.gossip.loss = 0.0
         world.chain.base_fee_wei = GWEI
         for node in world.nodes.values():
             node.fuse = None

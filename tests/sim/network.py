@@ -17,9 +17,8 @@ from node.adapters.p2p.framing import FrameReader, WireStream
 from node.adapters.p2p.session import StreamSession
 from node.errors import SessionLost, Unavailable
 from node.protocol import codec
-from node.protocol.fields import Address, Hash, Signed
+from node.protocol.fields import Address
 from node.protocol.frames import Hello
-from node.protocol.statements import Announcement
 from tests.roles.fakes import peer_id_of
 from tests.sim.trace import Trace
 
@@ -257,7 +256,6 @@ class Net:
         self._split: set[frozenset[str]] = set()
         self._frozen: set[str] = set()
         self._connections: list[Connection] = []
-        self.gossip = Gossip(self)
 
     def addr_of(self, name: str, address: Address) -> str:
         number = sum(name.encode()) & 255
@@ -346,80 +344,3 @@ class Net:
                 pipe.ring()
             for each in connection.pipes.values():
                 each.ring()
-
-
-class Gossip:
-    """What joins discoveries: it loses, repeats, delays and reorders."""
-
-    def __init__(self, net: Net) -> None:
-        self._net = net
-        self.nodes: list[SimDiscovery] = []
-        self.loss = 0.1
-        self.repeat = 0.1
-        self.delay_s = 1.0
-        self.nursery: trio.Nursery | None = None
-
-    def spread(self, source: "SimDiscovery", announcement: Signed[Announcement]) -> None:
-        """On its way to whoever follows one of its models."""
-        topics = {each.model for each in announcement.statement.models}
-        rng = self._net.rng
-        for node in list(self.nodes):
-            if node is source or not node.models & topics:
-                continue
-            while rng.random() >= self.loss:
-                assert self.nursery is not None
-                self.nursery.start_soon(self._bring, node, announcement, rng.random())
-                if rng.random() >= self.repeat:
-                    break
-
-    async def _bring(
-        self, node: "SimDiscovery", announcement: Signed[Announcement], share: float
-    ) -> None:
-        await trio.sleep(self.delay_s * share)
-        node.hear(announcement)
-
-
-class SimDiscovery:
-    """`ports.Discovery` for one life of a node."""
-
-    def __init__(self, net: Net, transport: SimTransport) -> None:
-        self._net = net
-        self._transport = transport
-        self._heard_in, self._heard = trio.open_memory_channel[Signed[Announcement]](64)
-        self.models: set[Hash] = set()
-        net.gossip.nodes.append(self)
-
-    async def publish(self, announcement: Signed[Announcement]) -> None:
-        await trio.lowlevel.checkpoint()
-        if self._alive():
-            self._net.gossip.spread(self, announcement)
-
-    async def follow(self, model: Hash) -> None:
-        await trio.lowlevel.checkpoint()
-        self.models.add(model)
-
-    async def provide(self, model: Hash) -> None:
-        await trio.lowlevel.checkpoint()
-
-    async def find(self, model: Hash) -> tuple[str, ...]:
-        await trio.sleep(self._net.latency_s())
-        return ()
-
-    async def heard(self) -> AsyncIterator[Signed[Announcement]]:
-        async for announcement in self._heard:
-            yield announcement
-
-    def hear(self, announcement: Signed[Announcement]) -> None:
-        if not self._alive():
-            return
-        try:
-            self._heard_in.send_nowait(announcement)
-        except trio.WouldBlock:
-            return
-
-    def leave(self) -> None:
-        """The node is gone."""
-        self._net.gossip.nodes.remove(self)
-
-    def _alive(self) -> bool:
-        return self._net.listening.get(self._transport.peer_id) is self._transport

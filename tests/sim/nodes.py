@@ -26,7 +26,8 @@ from tests.roles.fakes import TrioClock
 from tests.sim.chain import Chain
 from tests.sim.disk import Disk, DiskWriter
 from tests.sim.engine import MANIFEST, Pace, SimEngine
-from tests.sim.network import Net, SimDiscovery, SimTransport
+from tests.sim.gossip import Gossip, SimDiscovery
+from tests.sim.network import Net, SimTransport
 from tests.sim.rpc import RpcFaults, SimRpc
 from tests.sim.trace import Trace
 
@@ -38,6 +39,7 @@ class World(Protocol):
 
     seed: int
     net: Net
+    gossip: Gossip
     chain: Chain
     trace: Trace
 
@@ -83,7 +85,7 @@ class Life:
             domain_of(node.config), payer=node.address, payee=node.payee, sells=node.sells
         )
         self.transport = SimTransport(world.net, node.name, node.address, hello)
-        self.discovery = SimDiscovery(world.net, self.transport)
+        self.discovery = SimDiscovery(world.net, world.gossip, self.transport)
         self.writer = node.make_writer(
             node.disk,
             rng=self.rng,

@@ -6,31 +6,25 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import trio
 import trio.testing
 
 from node.errors import CorruptState, NodeError
-from node.protocol.auction_record import AuctionRecord
 from node.protocol.fields import Address
-from node.protocol.frames import Refusal, SamplingFields
-from node.protocol.scoring import Preferences
-from node.protocol.statements import CutoffReason, Lock
-from node.protocol.stops import Output
-from node.roles.answer import Answer
-from node.roles.market import Candidate
-from node.roles.order import Order
+from node.protocol.statements import CutoffReason
 from node.roles.stores import StoreFailed
 from tests.roles.fakes import UNIX_MS_START
 from tests.sim.audit import Audit
 from tests.sim.chain import Chain
 from tests.sim.disk import DiskWriter
-from tests.sim.engine import MANIFEST, MODEL
+from tests.sim.engine import MODEL
 from tests.sim.escrow import Escrow
 from tests.sim.faults import Faults
+from tests.sim.gossip import Gossip
 from tests.sim.network import Net
 from tests.sim.nodes import ClientNode, Life, Node, WorkerNode
+from tests.sim.orders import Watch, order_of
 from tests.sim.plan import DOMAIN, FAULTS_S, Job, Plan
 from tests.sim.trace import Trace
 from tests.sim.witness import Witness
@@ -43,16 +37,6 @@ EXIT_DELAY_S = 60
 SOON_S = 0.2
 """Between blocks once nothing but their finality is waited for."""
 Echo = Callable[[str], None]
-SAMPLING = SamplingFields(
-    temperature=0,
-    top_p=1_000_000,
-    top_k=0,
-    presence=0,
-    frequency=0,
-    repetition=1_000_000,
-    logprobs=0,
-    choice=0,
-)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,25 +56,6 @@ class Result:
     """Virtual."""
 
 
-class Watch:
-    """A `job_run.Watcher` that has nothing to say."""
-
-    def market(self, event: Any) -> None:
-        return
-
-    def awarded(self, candidate: Candidate, record: AuctionRecord) -> None:
-        return
-
-    def refused(self, candidate: Candidate, refusal: Refusal) -> None:
-        return
-
-    def failed(self, candidate: Candidate, why: str) -> None:
-        return
-
-    def locking(self, candidate: Candidate, lock: Lock) -> None:
-        return
-
-
 class World:
     """Everything of one run."""
 
@@ -102,6 +67,7 @@ class World:
         self.rng = random.Random(f"world {plan.seed}")
         self.trace = Trace(trio.current_time, echo=echo)
         self.net = Net(self.trace, random.Random(f"net {plan.seed}"), latency_s=plan.latency_s)
+        self.gossip = Gossip(self.net)
         self.chain = Chain(DOMAIN, self.trace, UNIX_MS_START // 1000)
         self.chain.head.escrow.exit_delay_s = EXIT_DELAY_S
         self.witness = Witness(DOMAIN, self.fail)
@@ -149,7 +115,7 @@ class World:
         """From the first block to the last check."""
         with self.scope:
             async with trio.open_nursery() as nursery:
-                self.net.gossip.nursery = nursery
+                self.gossip.nursery = nursery
                 nursery.start_soon(self._blocks)
                 for name in self.plan.clients:
                     self._deposit(name, self.plan.deposit_micro)
@@ -222,15 +188,7 @@ class World:
 
     async def _bought(self, node: ClientNode, job: Job) -> str:
         assert node.buyer is not None
-        order = Order(
-            model=MODEL,
-            prompt=(job.length, *range(1, job.tokens_in)),
-            sampling=SAMPLING,
-            output_max=job.output_max,
-            preferences=Preferences(price_micro_max=1_000_000, prepay_micro_max=10_000),
-        )
-        output = Output(decode=None, eos_ids=MANIFEST.eos_ids, max_tokens=job.output_max)
-        answer = Answer(output, on_text=lambda _text: None, vocab=MANIFEST.vocab)
+        order, answer = order_of(job)
         await node.buyer.catalog.load(MODEL)
         outcome = await node.buyer.client.run(order, answer, Watch())
         return "failed" if outcome.failure else "done"
