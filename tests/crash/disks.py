@@ -11,7 +11,8 @@ import pytest
 
 from devnet.spawner import Child
 from node.errors import ExitCode
-from tests.crash.world import COMMAND_S, Party, World, ended, serving
+from tests.crash.steps import ended, serving
+from tests.crash.world import COMMAND_S, Party, World
 
 TMPFS_BYTES = 8 * 2**20
 PAGE = 4096

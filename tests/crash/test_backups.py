@@ -9,7 +9,8 @@ import pytest
 
 from node.errors import ExitCode
 from tests.crash.statements import Said
-from tests.crash.world import COMMAND_S, Party, World, ended, serving
+from tests.crash.steps import ended, serving
+from tests.crash.world import COMMAND_S, Party, World
 
 pytestmark = [pytest.mark.devnet, pytest.mark.timeout(300)]
 FILES = ("node.sqlite", "node.sqlite-wal", "node.sqlite-shm")

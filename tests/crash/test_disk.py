@@ -18,7 +18,8 @@ from tests.crash.disks import (
     small_disk,
     sound,
 )
-from tests.crash.world import COMMAND_S, World, serving
+from tests.crash.steps import serving
+from tests.crash.world import COMMAND_S, World
 
 pytestmark = [pytest.mark.devnet, pytest.mark.timeout(300)]
 

@@ -11,7 +11,8 @@ from node.app import control
 from node.app.home import Home
 from node.errors import ExitCode
 from tests.crash.runs import Kill, kill
-from tests.crash.world import COMMAND_S, World, ended, serving
+from tests.crash.steps import ended, serving
+from tests.crash.world import COMMAND_S, World
 
 pytestmark = [pytest.mark.devnet, pytest.mark.timeout(600)]
 RANDOM = 3

@@ -311,28 +311,6 @@ class World:
             self.violations.append("a transaction was mined that the journal does not know")
 
 
-@contextmanager
-def serving(market: World) -> Iterator[Child]:
-    """The worker, up for a while."""
-    child = market.serve()
-    assert market.ready(child), market.worker.log.read_text()[-2000:]
-    try:
-        yield child
-    finally:
-        child.kill(15)
-        code = child.wait(COMMAND_S)
-    assert code == 0
-
-
-def ended(party: Party, child: Child) -> tuple[int | None, str]:
-    """Its exit code, and what it said since the last call."""
-    code = child.wait(COMMAND_S)
-    text = party.log.read_text()
-    party.log.write_text("")
-    assert "Traceback" not in text
-    return code, text
-
-
 def _lately(before_s: float, now_s: float) -> float:
     return 0.8 * before_s + 0.2 * now_s
 
