@@ -11,7 +11,7 @@ from tests.attack.cutting import MODES
 from tests.attack.harness import Attacker, Figures, World, at_least, at_most
 from tests.attack.rogues import RogueWorker, rogue_worker
 
-RESULT_S = 900.0
+RESULT_S = 3600.0
 LOOK_S = 0.05
 
 

@@ -18,6 +18,8 @@ MONEY = replace(
         # Small steps: even a short job is paid in several vouchers, one for three tokens.
         "worker.quantum_micro": QUANTUM_MICRO,
         "worker.price_out": 1_000_000,
+        # Clients that are gone hold a slot for a while: honest ones must not queue for that.
+        "engine.slots": 8,
         "worker.payment_s": PAYMENT_S,
         "worker.reservation_s": PAYMENT_S,
     },

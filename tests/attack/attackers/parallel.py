@@ -85,7 +85,9 @@ async def main(target: Target) -> None:
     structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(50))
     orders = target.orders
     home = Path(orders["home"])
-    config = load(home, flags={"network.bootstrap": orders["bootstrap"]})
+    # A busy machine is no reason to fail: every worker is waited for.
+    patient = {"client.discover_s": 30.0, "client.silence_s": 30.0}
+    config = load(home, flags={"network.bootstrap": orders["bootstrap"], **patient})
     config = replace(config, home=home)
     key, deposit_micro = bytes.fromhex(orders["key"]), int(orders["deposit_micro"])
     store = Path(orders["store"])
@@ -95,6 +97,8 @@ async def main(target: Target) -> None:
         open_buyer(config, key, stores) as buyer,
     ):
         await buyer.catalog.choose("")  # the model's files, once
+        for addr in orders["bootstrap"]:
+            await buyer.transport.connect((addr,))
         watch = Watch(buyer.payer, deposit_micro)
         trio.lowlevel.add_instrument(watch)
         with DiskWatch(store, deposit_micro) as disk:
