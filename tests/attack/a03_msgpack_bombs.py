@@ -14,9 +14,12 @@ class MsgpackBombs:
     def run(self, world: World) -> Figures:
         """See the class."""
         home = str(world.net.clients[0].home)
-        self._send(world, times=1, home=home)  # the first jobs of a node let it grow
+        times, stride = world.count(500, 8), world.count(1, 20)
+        bomber = world.start("bombs", times=times, stride=stride, home=home)
+        measured = bomber.wait_line()
         with world.memory() as memory:
-            measured, sent = self._send(world, times=world.count(500, 8), home=home)
+            bomber.tell("go on")
+            sent = bomber.result(1800)
         return Figures(
             checks=(
                 at_least("bombs", measured["bombs"], world.count(400, 25)),
@@ -29,9 +32,3 @@ class MsgpackBombs:
             ),
             details={"measured": measured, "sent": sent},
         )
-
-    def _send(self, world: World, *, times: int, home: str) -> tuple[dict, dict]:  # type: ignore[type-arg]
-        bomber = world.start("bombs", times=times, stride=world.count(1, 20), home=home)
-        measured = bomber.wait_line()
-        bomber.tell("")
-        return measured, bomber.result(1800)

@@ -25,7 +25,7 @@ class HalfOpen:
         failures = [each["failure"] for each in lines if each["failure"]]
         return Figures(
             checks=(
-                at_least("connections", results[0]["connections"], count + 0.9 * streams),
+                at_least("connections", results[0]["connections"], 0.9 * (count + streams)),
                 at_most("kept", sum(sum(each["kept"].values()) for each in results), 0),
                 at_most("gone after", max(each["held_s_max"] for each in results), 12, "s"),
                 at_most("RSS +", memory.grown_mb, 40, "MB"),

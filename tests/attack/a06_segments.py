@@ -22,7 +22,7 @@ class Segments:
         home, done, wanted, times = world.net.clients[0].home, 0, 0, {}
         failures: list[str] = []
         jobs = world.count(10, 1)
-        for segment in SEGMENTS if world.full else SEGMENTS[:2]:
+        for segment in SEGMENTS if world.full else SEGMENTS[:1]:
             proxy = world.start("segments", segment=segment, delay_s=DELAY_S, nice=0)
             port = proxy.wait_line()["port"]
             parts = world.victim.multiaddr.split("/")

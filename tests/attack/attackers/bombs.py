@@ -139,6 +139,9 @@ async def main(target: Target) -> None:
     }
     peaks = [peak_bytes(codec.decode_frame, payload) for _, payload in framed]
     peaks += [peak_bytes(codec.decode_request, payload) for _, payload in bodies]
+    # The first sessions and jobs of a node let it grow, whatever comes on them.
+    await send_frames(target, [payload for _, payload in framed[:1]])
+    await send_requests(target, [payload for _, payload in bodies[:1]])
     peer.say(
         bombs=len(times_s),
         slowest_s=max(times_s.values()),
