@@ -45,6 +45,7 @@ def living_on(disk: Path, party: Party) -> Iterator[None]:
     finally:
         shutil.rmtree(usual.home)
         shutil.copytree(there, usual.home, ignore=shutil.ignore_patterns("*.sock"))
+        shutil.rmtree(there)
         party.identity = usual
 
 

@@ -255,7 +255,8 @@ class World:
 
     def _given(self) -> dict[bytes, int]:
         given: dict[bytes, int] = {}
-        for client in (*self.clients, *self.retired):
+        parties = (*self.clients, *self.retired)
+        for client in (each for each in parties if each.store.exists()):
             with audit.reading(client.store) as store:
                 given |= dict(store.execute("SELECT id, cumulative FROM payer_tabs"))
         return {tab: micro for tab, micro in given.items() if micro}
