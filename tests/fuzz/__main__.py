@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, seed, settings
 from tests.fuzz.decoders import Decoder, decoders
 from tests.fuzz.mutate import mutated
 
-BATCH = 2_000
+BATCH = 500
 SLOW_S = 5.0
 """Of CPU for one input of at most some ten kilobytes: slower is a fault as well."""
 
