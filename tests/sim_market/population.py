@@ -95,7 +95,7 @@ class Population:
         self.by_address: dict[Address, Newcomer] = {}
         self.flow = Flow()
         self.opened: dict[tuple[int, Address], float] = {}
-        self.announced = 0
+        self.announced = self.announced_new = 0
         self.heard: deque[float] = deque(maxlen=hints.HEARD_MAX)
         """When announcements were made: what everybody's topic carried."""
         self.joined = 0
@@ -181,6 +181,7 @@ class Population:
             return
         self.heard.append(self.clock.now_s)
         self.announced += self.jobs.measuring
+        self.announced_new += self.jobs.measuring and worker.address in self.by_address
         book = self.own_books.get(worker.address, self.book)
         # Who has not listened for the whole window counts from zero, as the others did.
         listened_s = min(self.clock.now_s - worker.joined_s, hints.HEARD_WINDOW_S)

@@ -17,7 +17,10 @@ LOOKUP_QUERIES = 30
 """Of one DHT look-up: about 20 on the way to the closest, and 10 of those for the providers."""
 PROVIDERS_PER_KEY = 20
 """What libp2p's store keeps of one key, and answers with."""
-JOB_S_MEAN = 10.0
+JOB_S_MEAN = 20.0
+"""About, at half load."""
+COMPARED = 40_000
+"""Pairs of choice and worker for which the best of all is looked for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,7 +82,8 @@ def simulate(size: Size) -> Outcome:
     heap.run_until(size.warm_s - 1e-6)
     jobs.measuring = True
     jobs.omniscient = partial(_best_of_all, jobs, people)
-    jobs.omniscient_every = max(1, int(rate * size.measured_s / 400))
+    samples = max(40, COMPARED // size.nodes)
+    jobs.omniscient_every = max(1, int(rate * size.measured_s / samples))
     for worker in people.ever:
         worker.pushes = 0
         worker.busy_s = 0.0
@@ -166,7 +170,9 @@ def _cost(
 
 def _outcome(size: Size, people: Population, tally: Tally, took_s: float) -> Outcome:
     seconds = size.measured_s
-    topic = people.announced / seconds
+    # The probes are our instrument: the topic carries as many newcomers as the churn brings.
+    natural = size.nodes * seconds / size.worker_life_s / max(len(people.newcomers), 1)
+    topic = (people.announced - people.announced_new * (1 - min(natural, 1.0))) / seconds
 
     def cost_of(node: Client | Worker, *, jobs: bool = False) -> Cost:
         sells = isinstance(node, Worker)

@@ -40,7 +40,7 @@ from node.roles.measurements import Measurements
 
 MODEL = b"m" * 32
 START_MS = 1_790_000_000_000
-TOKENS_IN_MEAN, TOKENS_OUT_MEAN = 600, 500
+TOKENS_IN_MEAN, TOKENS_OUT_MEAN = 600, 1000
 SLOTS = 4
 DECODE_TPS = (30.0, 45.0, 70.0, 110.0)
 """Kinds of GPU: one job alone; four together make two and a half times that."""
