@@ -81,7 +81,7 @@ class ClientCut:
         return Figures(
             checks=(
                 # A job that was delivered in fewer chunks than the first has fewer places.
-                at_least("cuts", len(cuts), world.count(75, 6)),
+                at_least("cuts", len(cuts), world.count(75, 4)),
                 at_least("kinds of message", len({cut.frame for cut in cuts}), world.count(8, 2)),
                 at_most("worst loss", max(cut.loss_micro for cut in cuts), QUANTUM_MICRO, "micro"),
                 at_most("slots not returned in time", len(late), 0),

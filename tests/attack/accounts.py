@@ -8,7 +8,7 @@ from node.protocol.signing import address_of_key
 from tests.attack.harness import OPTIONS, World
 
 QUANTUM_MICRO = 12
-PAYMENT_S = 3.0
+PAYMENT_S = 5.0
 """How long the worker waits for a client that has gone silent."""
 MONEY = replace(
     OPTIONS,

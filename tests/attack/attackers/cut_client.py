@@ -21,6 +21,7 @@ from node.app.home import Home
 from node.app.unlock import session_key
 from node.config import Config, load
 from node.protocol import signing
+from tests.attack.accounts import PAYMENT_S
 from tests.attack.attackers.peer import Target, say
 from tests.attack.buying import Bought, buy
 from tests.attack.clients import CutTransport, open_client
@@ -28,8 +29,8 @@ from tests.attack.cutting import MODES
 
 NEVER = 10**6
 TOKENS = 14
-SILENT_S = 7.0
-"""How long a silent client stays connected."""
+SILENT_S = 2 * PAYMENT_S + 1
+"""How long a silent client stays connected: longer than its worker has patience."""
 AFTER_RESET_S = 0.2
 UNCUT_S = 0.2
 CLIENT_S = 60.0
