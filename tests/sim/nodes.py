@@ -109,9 +109,12 @@ class Life:
                 scope.cancel()
             try:
                 yield
-            except Exception:
-                if not self.dead:  # what falls out of a dead process means nothing
+            except (Exception, BaseExceptionGroup) as error:
+                if not self.dead:
                     raise
+                # What falls out of a dead process means nothing, but for the end of the whole run.
+                if (cancelled := cancelled_in(error)) is not None:
+                    raise cancelled from None
             finally:
                 self.jobs.discard(scope)
 
@@ -194,18 +197,21 @@ class Node:
                         await nursery.start(task)
                     await self.live(life)
                     nursery.cancel_scope.cancel()
-        except Exception as error:
+        except (Exception, BaseExceptionGroup) as error:
             self._ended_by(life, error)
+            if (cancelled := cancelled_in(error)) is not None:
+                raise cancelled from None
         finally:
             life.die("end", "ended")
             self.life = None
             life.ended.set()
 
-    def _ended_by(self, life: Life, error: Exception) -> None:
+    def _ended_by(self, life: Life, error: BaseException) -> None:
         """A dead process may raise what it likes; one that lives only for its disk."""
         if life.dead:
             return
-        if all(isinstance(each, StoreFailed) for each in leaves(error)):
+        reasons = [each for each in leaves(error) if not isinstance(each, trio.Cancelled)]
+        if all(isinstance(each, StoreFailed) for each in reasons):
             life.die("end", "store failed")
             return
         text = "".join(traceback.format_exception(error))
@@ -219,6 +225,13 @@ class Node:
 async def _wait(event: trio.Event, scope: trio.CancelScope) -> None:
     await event.wait()
     scope.cancel()
+
+
+def cancelled_in(error: BaseException) -> BaseException | None:
+    """The cancellations in a group of groups, if there are any."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.subgroup(trio.Cancelled)
+    return None
 
 
 def leaves(error: BaseException) -> Iterator[BaseException]:

@@ -97,6 +97,13 @@ class World:
         if self.broken is None:
             self.broken = (rule, what)
             self.trace.note("witness", "BROKEN", f"{rule}: {what}"[:300])
+        self._stop()
+
+    def _stop(self) -> None:
+        """The end.  Processes first: one that waits for its disk does not hear of anything else."""
+        for node in self.nodes.values():
+            if node.life is not None:
+                node.life.die("end", "the run is over")
         self.scope.cancel()
 
     def committed(self, name: str, kinds: list[str]) -> None:
@@ -126,8 +133,8 @@ class World:
                 await trio.sleep(FAULTS_S)
                 self.quiet = True
                 faults.stop()
-                await self._end(nursery)
-                nursery.cancel_scope.cancel()
+                await self._end()
+                self._stop()
 
     def deposit(self, name: str, amount_micro: int) -> None:
         """A client's owner puts more into the escrow."""
@@ -201,7 +208,7 @@ class World:
 
     # ------------------------------------------------------------------------------------ the end
 
-    async def _end(self, nursery: trio.Nursery) -> None:
+    async def _end(self) -> None:
         """After the last fault: jobs end, all is redeemed, both sides and the chain agree."""
         self.trace.note("world", "quiet")
         with trio.move_on_after(JOBS_END_S):
