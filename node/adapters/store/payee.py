@@ -68,13 +68,17 @@ class SqlitePayeeStore:
 
         def work(connection: sqlite3.Connection) -> None:
             _save_tab(connection, row)
+            ahead = dict(advances)
             for segment in segments:
-                connection.execute(
+                begun = connection.execute(
                     "UPDATE segments SET paid = max(paid, ?),"
                     " receipt_taken = max(receipt_taken, ?) WHERE digest = ?",
                     (segment.paid_micro, segment.receipt_taken, segment.award),
-                )
-            for key, paid in advances.items():
+                ).rowcount
+                if not begun:
+                    # Admitted, and its row is still on its way: `begin_segment` takes this over.
+                    ahead[segment.key] = segment.paid_micro
+            for key, paid in ahead.items():
                 connection.execute(
                     "INSERT INTO advances VALUES (?, ?, ?, ?)"
                     " ON CONFLICT DO UPDATE SET paid = max(paid, excluded.paid)",

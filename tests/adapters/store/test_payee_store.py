@@ -134,6 +134,20 @@ async def test_a_voucher_pays_its_segments_in_the_same_write(stores: Stores) -> 
     assert found.paid_micro == 40
 
 
+async def test_a_voucher_that_overtakes_its_segment_on_the_way_to_the_disk_is_paid_there(
+    stores: Stores,
+) -> None:
+    # Admitted in memory, where the voucher was credited at once; the award's row comes second.
+    digest = digest_of(award(1))
+    await stores.payee.save_tab(payee_row(0))
+    await stores.payee.save_voucher(payee_row(40), segments=[paid(1, digest, 40)], advances={})
+    assert await begin(stores, 1) == digest
+    row = await stores.worker.segment(digest)
+    assert row is not None
+    assert row.paid_micro == 40
+    assert (await stores.payee.load()).advances == {}
+
+
 async def test_an_advance_waits_for_its_segment(stores: Stores) -> None:
     await stores.payee.save_voucher(
         payee_row(40), segments=[], advances={(PAYER, job(1), 0): 40, (PAYER, job(2), 0): 900}
