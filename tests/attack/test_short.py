@@ -9,6 +9,8 @@ from tests.attack.harness import Attack, World, judge, open_world
 from tests.attack.suite import ATTACKS
 
 pytestmark = [pytest.mark.devnet, pytest.mark.timeout(300)]
+SLOW = {1, 7, 9, 10, 11, 13, 14, 20}
+"""More than ten seconds even so: left to `scripts/attack --short`."""
 
 
 class Worlds:
@@ -42,7 +44,15 @@ def worlds() -> Iterator[Worlds]:
 
 
 @pytest.mark.parametrize(
-    "attack", ATTACKS, ids=lambda attack: f"{attack.number:02}-{attack.name.replace(' ', '-')}"
+    "attack",
+    [
+        pytest.param(
+            attack,
+            id=f"{attack.number:02}-{attack.name.replace(' ', '-')}",
+            marks=[pytest.mark.slow] if attack.number in SLOW else [],
+        )
+        for attack in ATTACKS
+    ],
 )
 def test_holds(attack: Attack, worlds: Worlds) -> None:
     figures = judge(attack, worlds.of(attack))

@@ -11,6 +11,7 @@ from node.errors import ExitCode
 from tests.crash.statements import Said
 from tests.crash.steps import ended, serving
 from tests.crash.world import COMMAND_S, Party, World
+from tests.crash.world import world as bring_up
 
 pytestmark = [pytest.mark.devnet, pytest.mark.timeout(300)]
 FILES = ("node.sqlite", "node.sqlite-wal", "node.sqlite-shm")
@@ -73,7 +74,15 @@ def test_a_client_from_an_old_copy(market: World, tmp_path: Path) -> None:
     assert not market.violations
 
 
-def test_a_worker_from_an_old_copy(market: World, tmp_path: Path) -> None:
+@pytest.fixture
+def market_of_its_own(tmp_path: Path) -> Iterator[World]:
+    """What is sent from an old copy is not in the newest copy's journal: nobody else's market."""
+    with bring_up(tmp_path / "market", clients=1, seed=2) as running:
+        yield running
+
+
+def test_a_worker_from_an_old_copy(market_of_its_own: World, tmp_path: Path) -> None:
+    market = market_of_its_own
     client, worker, old = market.newcomer(), market.worker, tmp_path / "old"
     sell(market, client)
     shutil.copytree(worker.home, old)
