@@ -63,12 +63,13 @@ from node.protocol.payer_state import (
     SegmentRef,
     SignedLock,
 )
-from node.protocol.statements import Award, Finish, Lock, Progress, Receipt, Terms, Tier, Voucher
+from node.protocol.statements import Award, Finish, Lock, Progress, Receipt, Terms, Voucher
 from node.protocol.tabs import tab_id, tab_of_terms, tab_of_voucher
 from node.roles.admission import admit_event, segment_of
 from node.roles.stores import TabRow
 from tests.roles.fakes import DOMAIN, UNIX_MS_START, key_of
 from tests.roles.model_escrow import ModelEscrow
+from tests.roles.payment_world import award_of, terms_of
 
 T = TypeVar("T")
 
@@ -115,54 +116,6 @@ OPS = {
 """What happens, and how often."""
 AN_OP = st.sampled_from([op for op, weight in OPS.items() for _ in range(weight)])
 DEEP = int(os.environ.get("STATEFUL_EXAMPLES", "40"))
-
-
-def terms_of(worker: Address, model: Hash) -> Terms:
-    return Terms(
-        worker=worker,
-        payee=worker,
-        model=model,
-        tier=Tier.IDS,
-        tokenizer=ZERO_HASH,
-        price_in=0,
-        price_cached=0,
-        price_out=1_000_000,
-        splits=(),
-        quantum=QUANTUM,
-        prepay=0,
-        context_max=2048,
-        output_max=512,
-        first_token_ms=0,
-        rate_mtps=0,
-        prefill_tps=0,
-        slots_free=1,
-        queued=0,
-        region="",
-        serial=1,
-        expires_ms=0,
-        ask=ZERO_HASH,
-    )
-
-
-def award_of(terms: Terms, number: int, cap: int) -> Award:
-    return Award(
-        client=PAYER,
-        payer=PAYER,
-        worker=terms.worker,
-        job=number.to_bytes(16, "big"),
-        attempt=0,
-        terms=ZERO_HASH,
-        request=ZERO_HASH,
-        request_bytes=1,
-        tokens_in=0,
-        output_max=cap,
-        cap=cap,
-        seed=0,
-        position=0,
-        chain=ZERO_HASH,
-        previous=ZERO_HASH,
-        issued_ms=0,
-    )
 
 
 class DirectWriter(Writer):
@@ -340,13 +293,13 @@ class Payments(RuleBasedStateMachine):
             done(self.payer_store.save_redeemed(effect.redeemed, effect.locks_ended))
 
     def do_award(self, draw: Draw) -> None:
-        terms = terms_of(draw(A_WORKER), draw(A_MODEL))
+        terms = terms_of(draw(A_WORKER), model=draw(A_MODEL), quantum=QUANTUM)
         cap, crash = draw(st.integers(1, 60)), draw(A_CRASH)
         if draw(st.booleans()):
             self.escrow.settle()
             self.read_payer(gap=0)
         self.count += 1
-        award = award_of(terms, self.count, cap)
+        award = award_of(PAYER, terms, self.count, cap=cap)
         tab = tab_of_terms(terms, payer=PAYER)
         event = Reserve(
             job=award.job,
@@ -698,7 +651,9 @@ class Payments(RuleBasedStateMachine):
 
     def do_redeem(self, draw: Draw) -> None:
         node, model = self.nodes[draw(A_WORKER)], draw(A_MODEL)
-        row = node.rows.get(tab_id(tab_of_terms(terms_of(node.account, model), payer=PAYER)))
+        row = node.rows.get(
+            tab_id(tab_of_terms(terms_of(node.account, model=model, quantum=QUANTUM), payer=PAYER))
+        )
         if row is not None and row.best is not None:
             self.escrow.redeem(row.best.statement)
 
