@@ -23,7 +23,7 @@ from node.roles.redeemer import RedeemReport
 from node.roles.stores import Stores
 from tests.adapters.chain.world import FINALITY_BLOCKS, World, until
 from tests.app.test_wallet import config_of
-from tests.roles.test_payment_stateful import award_of, terms_of
+from tests.roles.payment_world import award_of, terms_of
 
 MODEL = b"m" * 32
 SPLITS = (Split(payee=b"\x05" * 20, bps=1_500),)
@@ -52,7 +52,7 @@ class Seller:
             yield stores
 
     def terms(self) -> Terms:
-        return replace(terms_of(self.address, MODEL), splits=SPLITS)
+        return replace(terms_of(self.address, model=MODEL), splits=SPLITS)
 
     async def redeem(self, stores: Stores) -> RedeemReport:
         """As the command does it."""
@@ -63,7 +63,7 @@ class Seller:
         """One job, paid in full."""
         payer, terms = address_of_key(payer_key), self.terms()
         self.jobs += 1
-        award: Award = replace(award_of(terms, self.jobs, amount), client=payer, payer=payer)
+        award = award_of(payer, terms, self.jobs, cap=amount)
         assert await payee.admit(award=award, terms=terms) is None
         self.cumulative[payer] = self.cumulative.get(payer, 0) + amount
         await payee.on_voucher(payer, self.frame(payer_key, award, amount))
