@@ -1,39 +1,32 @@
 """`node submit`: one job, from the prompt to the receipt."""
 
 import json as json_lib
-import re
 import signal
 import sys
 from functools import partial
 
 import trio
 
-from node.adapters.p2p.identity import address_of_peer_id_text
 from node.adapters.store import open_stores
-from node.adapters.text.chat import ChatText, Message
 from node.app import logs, receipts
 from node.app.buyer import Buyer, open_buyer
 from node.app.domain import domain_of
 from node.app.home import Home, say_waiting
+from node.app.ordering import Reader, answer_of, order_of
+from node.app.submit_order import preferences_of, question_of
 from node.app.submit_request import SubmitRequest
 from node.app.submit_view import SubmitView
 from node.app.unlock import session_key
 from node.config import Config
-from node.errors import ConfigError, ExitCode, NodeError, PeerError, UsageError
-from node.protocol.fields import Address
-from node.protocol.frames import SamplingFields
+from node.errors import ConfigError, ExitCode, NodeError
 from node.protocol.statements import CutoffReason
-from node.protocol.stops import Output
 from node.roles.answer import Answer
-from node.roles.catalog import ClientModel
 from node.roles.client import Outcome
 from node.roles.job_run import Abandoned
-from node.roles.market import Preferences
 from node.roles.order import Order
 
 HOME_WAIT_S = 120.0
 """How long other commands of this home are waited for."""
-FRACTION = 1_000_000
 
 
 def run(config: Config, request: SubmitRequest, *, json: bool) -> int:
@@ -56,9 +49,9 @@ async def _submit(config: Config, request: SubmitRequest, *, json: bool) -> int:
         ):
             view.ready()
             model = await buyer.catalog.choose(request.model)
-            chat = ChatText.of(model.files)
-            order = _order(config, request, model, chat)
-            answer = _answer(request, model, chat, view)
+            question, reader = question_of(request), Reader.of(model)
+            order = order_of(question, reader, preferences_of(config, request))
+            answer = answer_of(question, reader, view.text)
             outcome, ended_by = await _run(buyer, order, answer, view, request)
         path, unsaved = _save(home, outcome)
     report = view.ended(outcome, model=model.manifest.name, text=answer.text, path=path)
@@ -130,68 +123,3 @@ async def _run(
         raise KeyboardInterrupt
     assert failure is not None
     raise failure
-
-
-def _order(config: Config, request: SubmitRequest, model: ClientModel, chat: ChatText) -> Order:
-    messages: list[Message] = [{"role": "user", "content": request.prompt}]
-    if request.system:
-        messages.insert(0, {"role": "system", "content": request.system})
-    return Order(
-        model=model.id,
-        prompt=chat.render(messages),
-        sampling=_sampling(request),
-        output_max=request.max_tokens,
-        stop=request.stops,
-        ignore_eos=request.ignore_eos,
-        seed=request.seed,
-        preferences=_preferences(config, request),
-    )
-
-
-def _preferences(config: Config, request: SubmitRequest) -> Preferences:
-    cap = config.client.job_cap_micro
-    wanted = request.price_micro_max
-    return Preferences(
-        price_micro_max=cap if wanted is None else min(cap, wanted),
-        deadline_s=request.deadline_s,
-        sort=request.sort,
-        worker=_worker(request.worker),
-        region=request.region,
-        value_of_time_micro_per_s=config.client.value_of_time_micro_per_s,
-        prepay_micro_max=config.client.prepay_max_micro,
-    )
-
-
-def _worker(text: str) -> Address | None:
-    if not text:
-        return None
-    if re.fullmatch("0x[0-9a-fA-F]{40}", text):
-        return bytes.fromhex(text[2:])
-    try:
-        return address_of_peer_id_text(text)
-    except PeerError as error:
-        raise UsageError(f"--worker {text} is neither an address nor a PeerID: {error}") from error
-
-
-def _sampling(request: SubmitRequest) -> SamplingFields:
-    return SamplingFields(
-        temperature=round(request.temperature * FRACTION),
-        top_p=max(1, round(request.top_p * FRACTION)),
-        top_k=request.top_k,
-        presence=round(request.presence_penalty * FRACTION),
-        frequency=round(request.frequency_penalty * FRACTION),
-        repetition=FRACTION,
-        logprobs=0,
-        choice=0,
-    )
-
-
-def _answer(request: SubmitRequest, model: ClientModel, chat: ChatText, view: SubmitView) -> Answer:
-    output = Output(
-        decode=chat.decode,
-        eos_ids=model.manifest.eos_ids,
-        stops=request.stops,
-        max_tokens=request.max_tokens,
-        ignore_eos=request.ignore_eos,
-    )
-    return Answer(output, on_text=view.text, vocab=model.manifest.vocab)

@@ -81,10 +81,18 @@ class Client:
         self._rng = rng
         self._runs: set[JobRun] = set()
 
-    async def run(self, order: Order, answer: Answer, watcher: Watcher) -> Outcome:
+    async def run(
+        self, order: Order, answer: Answer, watcher: Watcher, *, job: JobId | None = None
+    ) -> Outcome:
         """Auction a job, buy it and seal its transcript.
 
         Cancelling this abandons the job without a word; `cancel` ends it properly.
+
+        Args:
+            order: What to buy.
+            answer: Grows as output is accepted.
+            watcher: Is told how it goes.
+            job: Its 16-byte id, for who must know it beforehand; None: one is drawn.
 
         Raises:
             UsageError: The order is none.
@@ -93,7 +101,7 @@ class Client:
             Unavailable: The store failed.
         """
         order.check()
-        job = self._rng.randbytes(16)
+        job = job or self._rng.randbytes(16)
         auction = self._market.auction(order.need, order.preferences, observer=watcher.market)
         seed = self._rng.getrandbits(64) if order.seed is None else order.seed
         run = JobRun(
@@ -112,9 +120,9 @@ class Client:
             self._runs.discard(run)
             answer.close()
 
-    async def cancel(self, reason: CutoffReason, why: str) -> None:
-        """Cut off every job under way: what was delivered is paid, kept and proven."""
-        for run in tuple(self._runs):
+    async def cancel(self, reason: CutoffReason, why: str, *, job: JobId | None = None) -> None:
+        """Cut off a job, or every job under way: what was delivered is paid, kept and proven."""
+        for run in [run for run in self._runs if job in (None, run.job)]:
             run.cancel(why)
             if run.purchase is not None:
                 await run.purchase.cancel(reason, why)

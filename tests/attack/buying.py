@@ -4,14 +4,13 @@ import time
 from dataclasses import dataclass
 from typing import Any
 
-from node.adapters.text.chat import ChatText
-from node.app import submit
 from node.app.buyer import Buyer
+from node.app.ordering import Reader, answer_of, order_of
+from node.app.submit_order import preferences_of, question_of
 from node.app.submit_request import SubmitRequest
 from node.config import Config
 from node.errors import NodeError
 from node.protocol.job_client import ClientJob, cost_at
-from node.protocol.stops import Output
 from node.roles.answer import Answer
 from node.roles.client import Outcome
 from tests.attack.honest import QUESTION, Watch
@@ -65,16 +64,9 @@ async def buy(
     answer: Answer | None = None
     try:
         model = await buyer.catalog.choose("")
-        chat = ChatText.of(model.files)
-        order = submit._order(config, request, model, chat)
-        output = Output(
-            decode=chat.decode,
-            eos_ids=model.manifest.eos_ids,
-            stops=(),
-            max_tokens=tokens,
-            ignore_eos=True,
-        )
-        answer = Answer(output, on_text=lambda _: None, vocab=model.manifest.vocab)
+        asked, reader = question_of(request), Reader.of(model)
+        order = order_of(asked, reader, preferences_of(config, request))
+        answer = answer_of(asked, reader, lambda _: None)
         outcome = await buyer.client.run(order, answer, watch)
     except NodeError as error:
         said = f"{type(error).__name__}: {error}"

@@ -67,12 +67,10 @@ async def buy(
     buyer: Any, config: Any, *, worker: str, tokens: int, question: str = QUESTION
 ) -> Job:
     """One job, from the choice of a worker to the last voucher."""
-    from node.adapters.text.chat import ChatText
-    from node.app import submit
+    from node.app.ordering import Reader, answer_of, order_of
+    from node.app.submit_order import preferences_of, question_of
     from node.app.submit_request import SubmitRequest
     from node.errors import NodeError
-    from node.protocol.stops import Output
-    from node.roles.answer import Answer
 
     began_s = time.monotonic()
     request = SubmitRequest(
@@ -82,16 +80,9 @@ async def buy(
     try:
         model = await buyer.catalog.choose("")
         offers = len(buyer.market.live_offers(model.id))
-        chat = ChatText.of(model.files)
-        order = submit._order(config, request, model, chat)
-        output = Output(
-            decode=chat.decode,
-            eos_ids=model.manifest.eos_ids,
-            stops=(),
-            max_tokens=tokens,
-            ignore_eos=True,
-        )
-        answer = Answer(output, on_text=lambda _: None, vocab=model.manifest.vocab)
+        asked, reader = question_of(request), Reader.of(model)
+        order = order_of(asked, reader, preferences_of(config, request))
+        answer = answer_of(asked, reader, lambda _: None)
         outcome = await buyer.client.run(order, answer, watch)
         failure, got = outcome.failure, len(answer.ids)
     except NodeError as error:

@@ -17,12 +17,12 @@ from node.protocol.frames import Refused, VoucherFrame
 from node.protocol.scoring import Preferences
 from node.protocol.statements import CutoffReason
 from node.protocol.transcript_verify import verify
-from node.roles.client import Client
+from node.roles.client import Client, Outcome
 from node.roles.job_run import Abandoned
 from node.roles.market import Candidate
 from node.roles.stores import StoreFailed, Stores
 from tests.roles.fakes import DOMAIN
-from tests.roles.job_world import PLAIN, Watch, bought, world
+from tests.roles.job_world import PLAIN, Watch, answer, bought, order, world
 from tests.roles.rogues import RogueSale, rogue_worker
 
 
@@ -66,6 +66,31 @@ async def test_what_no_worker_can_be_asked_for_is_asked_of_nobody(
         with pytest.raises(UsageError):
             await bought(await w.buy(), watch=watch, **changes)
         assert not watch.awards
+
+
+async def test_one_job_is_cancelled_and_its_neighbour_goes_on(clock: MockClock) -> None:
+    ids = (b"one of two jobs.", b"the other of it.")
+    ended: dict[bytes, Outcome] = {}
+
+    async def buy(client: Client, job: bytes) -> None:
+        the_order = order(output_max=40)
+        ended[job] = await client.run(the_order, answer(the_order, []), Watch(), job=job)
+
+    async with world() as w:
+        await w.sell(1)
+        w.engines[0].step_s = 0.1
+        client = await w.buy()
+        async with trio.open_nursery() as nursery:
+            for job in ids:
+                nursery.start_soon(buy, client, job)
+            await trio.sleep(3.0)
+            await client.cancel(CutoffReason.CANCELLED, "the user left", job=ids[0])
+        jobs = [ended[job].attempt.job for job in ids]
+        assert [ended[job].job for job in ids] == list(ids)
+        assert [job.cut is None for job in jobs] == [False, True]
+        assert jobs[0].tokens_out < 40
+        assert jobs[1].tokens_out == 40
+        assert w.payer.promised_micro == sum(job.accepted_micro for job in jobs)
 
 
 class CancelsAtTheAward(Watch):

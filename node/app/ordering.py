@@ -1,0 +1,117 @@
+"""From what somebody asks to the order that the market gets, and to the answer that comes back."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from node.adapters.p2p.identity import address_of_peer_id_text
+from node.adapters.text.chat import ChatText, Message
+from node.errors import PeerError, UsageError
+from node.protocol.fields import Address
+from node.protocol.sampling import Sampling
+from node.protocol.stops import Output
+from node.roles.answer import Answer
+from node.roles.catalog import ClientModel
+from node.roles.market import Preferences
+from node.roles.order import Order
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """What is asked, whichever way it came in: a conversation, or a prompt to go on with."""
+
+    messages: tuple[Message, ...] = ()
+    prompt: str | tuple[int, ...] = ""
+    """Instead of messages: a text, or its ids."""
+    sampling: Sampling
+    """Its seed counts only where `seed` is set."""
+    max_tokens: int
+    stops: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    seed: int | None = None
+    """None: the client draws one after the price is bound."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reader:
+    """A model as its client reads and counts it."""
+
+    model: ClientModel
+    chat: ChatText
+
+    @classmethod
+    def of(cls, model: ClientModel) -> "Reader":
+        """
+        Raises:
+            PeerError: A file of the model can't be used.
+        """
+        return cls(model=model, chat=ChatText.of(model.files))
+
+
+def order_of(question: Question, reader: Reader, preferences: Preferences) -> Order:
+    """Render and count: computes for up to some hundred milliseconds on long texts.
+
+    Raises:
+        PeerError: The model's template or tokenizer fails, or the text is too long.
+    """
+    return Order(
+        model=reader.model.id,
+        prompt=prompt_ids(question, reader),
+        sampling=question.sampling.fields(),
+        output_max=question.max_tokens,
+        stop=question.stops,
+        ignore_eos=question.ignore_eos,
+        seed=question.seed,
+        preferences=preferences,
+    )
+
+
+def prompt_ids(question: Question, reader: Reader) -> tuple[int, ...]:
+    """The prompt as the model reads it.
+
+    Raises:
+        PeerError: The model's template or tokenizer fails, or the text is too long.
+    """
+    if question.messages:
+        return reader.chat.render(question.messages)
+    if isinstance(question.prompt, str):
+        return reader.chat.encode(question.prompt, special=True)
+    return question.prompt
+
+
+def answer_of(question: Question, reader: Reader, on_text: Callable[[str], None]) -> Answer:
+    """Where a question's output will grow.
+
+    Args:
+        question: It.
+        reader: Of the model that was chosen.
+        on_text: Given each new piece of text; must be quick.
+    """
+    manifest = reader.model.manifest
+    output = Output(
+        decode=reader.chat.decode,
+        eos_ids=manifest.eos_ids,
+        stops=question.stops,
+        max_tokens=question.max_tokens,
+        ignore_eos=question.ignore_eos,
+    )
+    return Answer(
+        output,
+        on_text=on_text,
+        vocab=manifest.vocab,
+        logprobs_asked=question.sampling.fields().logprobs,
+    )
+
+
+def worker_named(text: str) -> Address:
+    """A worker's address, from that or from its PeerID.
+
+    Raises:
+        UsageError: It is neither.
+    """
+    if re.fullmatch("0x[0-9a-fA-F]{40}", text):
+        return bytes.fromhex(text[2:])
+    try:
+        return address_of_peer_id_text(text)
+    except PeerError as error:
+        raise UsageError(f"{text} is neither an address nor a PeerID: {error}") from error
