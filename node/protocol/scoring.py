@@ -65,11 +65,26 @@ class Preferences:
     sort: Sort = "score"
     worker: Address | None = None
     """Only this one."""
+    only: frozenset[Address] = frozenset()
+    """Only these, if there are any."""
+    ignore: frozenset[Address] = frozenset()
+    """None of these."""
+    price_in_max: int | None = None
+    """Of the prompt, in micro per million tokens; likewise of the output."""
+    price_out_max: int | None = None
+    first_token_ms_max: int | None = None
+    """As predicted; likewise the output rate, in thousandths of a token per second."""
+    rate_mtps_min: int | None = None
     region: str = ""
     """``eu`` is met by ``eu`` and by ``eu-west``; empty: anywhere."""
     value_of_time_micro_per_s: int = 50
     prepay_micro_max: int = 0
     """Most that is paid with an award, before anything came back."""
+
+    @property
+    def insists_on(self) -> frozenset[Address]:
+        """Workers besides which no other will do; empty if any may be chosen."""
+        return self.only if self.worker is None else frozenset({self.worker})
 
 
 class Trust(IntEnum):
@@ -220,6 +235,8 @@ def objection(
     """
     if prefs.worker is not None and terms.worker != prefs.worker:
         return "not the wanted worker"
+    if terms.worker in prefs.ignore or (prefs.only and terms.worker not in prefs.only):
+        return "not one of the wanted workers"
     if terms.model != need.model:
         return "another model"
     if terms.tier != need.tier:
@@ -232,6 +249,9 @@ def objection(
         return f"region {terms.region or 'not given'}"
     if figures.price_micro > prefs.price_micro_max:
         return f"costs {figures.price_micro} micro, limit {prefs.price_micro_max}"
+    fault = _price_fault(prefs, terms) or _pace_fault(prefs, figures.predicted)
+    if fault is not None:
+        return fault
     # Due with the first output token; a worker turns down an award that it can't cover.
     if terms.prepay + terms.quantum < price_micro(replace(need, output_max=1), terms):
         return f"gives no more credit than {terms.quantum} micro, and the prompt costs more"
@@ -241,6 +261,26 @@ def objection(
         left_ms = int(prefs.deadline_s * MS_PER_S) - elapsed_ms
         if figures.total_ms > left_ms:
             return f"would take {figures.total_ms} ms, {max(left_ms, 0)} ms are left"
+    return None
+
+
+def _price_fault(prefs: Preferences, terms: Terms) -> str | None:
+    prices = (
+        ("prompt", max(terms.price_in, terms.price_cached), prefs.price_in_max),
+        ("output", terms.price_out, prefs.price_out_max),
+    )
+    for what, price, price_max in prices:
+        if price_max is not None and price > price_max:
+            return f"{price} micro per million {what} tokens, limit {price_max}"
+    return None
+
+
+def _pace_fault(prefs: Preferences, predicted: Figures) -> str | None:
+    first_max, rate_min = prefs.first_token_ms_max, prefs.rate_mtps_min
+    if first_max is not None and predicted.first_token_ms > first_max:
+        return f"first token after {predicted.first_token_ms} ms, limit {first_max}"
+    if rate_min is not None and 1_000_000_000 // predicted.token_us < rate_min:
+        return f"{predicted.rate_tps:.1f} tokens per second, wanted {rate_min / 1000:.1f}"
     return None
 
 

@@ -344,7 +344,7 @@ class Market:
 
     def _tend(self, nursery: trio.Nursery) -> None:
         auctions = tuple(self._auctions.values())
-        only = {each.prefs.worker for each in auctions if each.prefs.worker is not None}
+        only = {worker for each in auctions for worker in each.prefs.insists_on}
         self._contacts.tend(nursery, only)
         for auction in auctions:
             self._contacts.want(auction.need.model)

@@ -351,6 +351,31 @@ def test_one_worker_only_means_only_that_one() -> None:
 
 
 @pytest.mark.parametrize(
+    ("limit", "objection_to_first"),
+    [
+        ({"only": frozenset({worker_of(2), worker_of(3)})}, "not one of the wanted workers"),
+        ({"ignore": frozenset({worker_of(1)})}, "not one of the wanted workers"),
+        ({"price_in_max": 99_999}, "micro per million prompt tokens, limit 99999"),
+        ({"price_out_max": 399_999}, "micro per million output tokens, limit 399999"),
+        ({"first_token_ms_max": 200}, "limit 200"),
+        ({"rate_mtps_min": 60_000}, "wanted 60.0"),
+    ],
+)
+def test_what_a_client_insists_on_is_a_limit(
+    limit: dict[str, Any], objection_to_first: str
+) -> None:
+    better = {"price_in": 10_000, "price_cached": 0, "first_token_ms": 10, "rate_mtps": 90_000}
+    offers = [
+        standing(1, price_in=100_000, price_out=400_000, first_token_ms=900, rate_mtps=50_000),
+        standing(2, price_out=300_000, **better),
+    ]
+    held = Held(offers, wanted=prefs(**limit, value_of_time_micro_per_s=0))
+    assert held.winner == worker_of(2)
+    refused = {each.worker: each.objection for each in auction.record(held.state, 0.0).bids}
+    assert objection_to_first in str(refused[worker_of(1)])
+
+
+@pytest.mark.parametrize(
     ("sort", "best"), [("price", 1), ("latency", 2), ("throughput", 3), ("score", 3)]
 )
 def test_each_order_is_strict(sort: Any, best: int) -> None:
