@@ -31,23 +31,24 @@ class TextChain:
     """The head over text (tier text): sha256(start ‖ all visible UTF-8 bytes of the job so far).
 
     It depends on the bytes alone, never on how they were cut into chunks; with no text the head is
-    `start`.  A continuation rebuilds it from the request's prefix.
+    `start`.  A continuation rebuilds it from the request's prefix.  Like a head it never changes.
     """
 
     __slots__ = ("_hash", "_start", "size")
 
     def __init__(self, client: Address, job: bytes, prefix: bytes = b"") -> None:
         self._start = start(client, job)
-        self._hash = hashlib.sha256(self._start)
-        self.size = 0
+        self._hash = hashlib.sha256(self._start + prefix)
+        self.size = len(prefix)
         """Bytes of text so far."""
-        self.extend(prefix)
 
-    def extend(self, text: bytes) -> Hash:
-        """Add UTF-8 bytes; returns the head after them."""
-        self._hash.update(text)
-        self.size += len(text)
-        return self.head
+    def after(self, text: bytes) -> "TextChain":
+        """The chain after more UTF-8 bytes."""
+        longer = TextChain.__new__(TextChain)
+        longer._start, longer._hash = self._start, self._hash.copy()
+        longer._hash.update(text)
+        longer.size = self.size + len(text)
+        return longer
 
     @property
     def head(self) -> Hash:

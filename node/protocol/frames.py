@@ -67,6 +67,7 @@ class Refused(IntEnum):
     """An earlier job of this payer is disputed or not paid."""
     CLIENT_UNAUTHORISED = 18
     RATE_LIMITED = 19
+    NO_CONTINUATION = 20
 
 
 class Fault(IntEnum):

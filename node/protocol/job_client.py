@@ -12,9 +12,11 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import assert_never
 
-from node.protocol import chain_hash
+from node.protocol import pieces
+from node.protocol.chain_hash import TextChain
 from node.protocol.fields import Hash
 from node.protocol.frames import Refusal
+from node.protocol.pieces import Item
 from node.protocol.statements import (
     Acceptance,
     Award,
@@ -24,6 +26,7 @@ from node.protocol.statements import (
     Progress,
     Receipt,
     Terms,
+    Tier,
 )
 from node.units import cost_micro
 
@@ -50,6 +53,8 @@ class ClientJob:
     tokens_out: int = 0
     tokens_cached: int = 0
     chain: Hash
+    text: TextChain | None = None
+    """What `chain` is the head of, in tier text."""
     complete: Finish | None = None
     """Set once the output is complete by the client's own reckoning: nothing after it is owed."""
     accepted_micro: int = 0
@@ -82,10 +87,10 @@ class Refused:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Received:
-    """Output ids.  `complete_after` of them complete the output (`finish` says how), or None."""
+    """Output.  `complete_after` of its items complete it (`finish` says how), or None."""
 
     position: int
-    ids: tuple[int, ...]
+    items: tuple[Item, ...]
     complete_after: int | None = None
     finish: Finish | None = None
 
@@ -140,9 +145,9 @@ Event = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Show:
-    """These ids are the answer's next."""
+    """These ids or pieces are the answer's next."""
 
-    ids: tuple[int, ...]
+    items: tuple[Item, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,13 +173,22 @@ HONEST_CUTS = (CutoffReason.CANCELLED, CutoffReason.DEADLINE, CutoffReason.STALL
 """After these the worker's receipt for the accepted part is waited for, if it had accepted."""
 
 
-def start(award: Award, digest: Hash, terms: Terms, *, prepaid_micro: int = 0) -> ClientJob:
-    """The segment as it is when its award leaves."""
+def start(
+    award: Award,
+    digest: Hash,
+    terms: Terms,
+    *,
+    prepaid_micro: int = 0,
+    text: TextChain | None = None,
+) -> ClientJob:
+    """The segment as it is when its award leaves; `text`: the chain so far, in tier text."""
+    assert (text is not None) == (terms.tier == Tier.TEXT)
     return ClientJob(
         award=award,
         digest=digest,
         terms=terms,
         chain=award.chain,
+        text=text,
         prepaid_micro=prepaid_micro,
         accepted_micro=prepaid_micro,
     )
@@ -248,21 +262,23 @@ def _received(job: ClientJob, event: Received) -> Step:
         return _cut(job, CutoffReason.BAD_DATA, "output before the acceptance")
     if job.phase is Phase.ENDED or job.complete is not None:
         return _cut(job, CutoffReason.AFTER_END, "output after the end")
-    if event.position != job.position or not event.ids:
+    if event.position != job.position or not event.items:
         return _cut(job, CutoffReason.BAD_DATA, "output at another position than the next")
-    owed = len(event.ids) if event.complete_after is None else event.complete_after
-    owed = min(owed, job.award.output_max - job.tokens_out)
-    ids = event.ids[:owed]
+    owed = len(event.items) if event.complete_after is None else event.complete_after
+    owed = min(owed, pieces.fitting(event.items, job.award.output_max - job.tokens_out))
+    items = event.items[:owed]
+    chain, text = pieces.grown(job.chain, job.text, items)
     job = replace(
         job,
-        tokens_out=job.tokens_out + len(ids),
-        chain=chain_hash.extend(job.chain, ids),
+        tokens_out=job.tokens_out + pieces.tokens_of(items),
+        chain=chain,
+        text=text,
         complete=event.finish if owed == event.complete_after else None,
     )
     if job.complete is None and job.tokens_out == job.award.output_max:
         job = replace(job, complete=Finish.LENGTH)
-    shown = (Show(ids=ids),) if ids else ()
-    if owed < len(event.ids):
+    shown = (Show(items=items),) if items else ()
+    if owed < len(event.items):
         job, effects = _cut(job, CutoffReason.AFTER_END, "output after the end")
         return job, (*shown, *effects)
     return job, shown
@@ -286,7 +302,9 @@ def _ended(job: ClientJob, event: Ended) -> Step:
     if job.phase is not Phase.STREAMING or event.position != job.position:
         return _cut(job, CutoffReason.BAD_DATA, "an end at another position than was delivered")
     claimed = event.finish
-    if claimed in (Finish.STOP, Finish.LENGTH) and claimed != job.complete:
+    # Where ids are not seen, only the backend knows why it ended; then nothing more is billed.
+    own_end = claimed in (Finish.STOP, Finish.LENGTH) and job.text is None
+    if own_end and claimed != job.complete:
         # The cap may end an answer before the output limit does; nothing else may.
         if claimed == Finish.STOP or not _cap_reached(job):
             return _cut(job, CutoffReason.BAD_DATA, "an end before the output was complete")

@@ -9,185 +9,62 @@ delivered before it: *unpaid* (cost of what was delivered − vouchers) never ex
 What a cutoff takes back of the delivery is *disowned*: the client had it, and does not pay for it.
 """
 
-from dataclasses import dataclass, replace
-from enum import Enum, auto
+from dataclasses import replace
 from typing import assert_never
 
 from node.errors import PeerError
-from node.protocol import chain_hash, codec, limits
+from node.protocol import limits, pieces
 from node.protocol.fields import Hash
-from node.protocol.frames import Chunk, End, Frame
-from node.protocol.statements import (
-    Acceptance,
-    Award,
-    Cutoff,
-    Finish,
-    Progress,
-    Receipt,
-    Terms,
+from node.protocol.frames import Chunk, End
+from node.protocol.job_worker_state import (
+    Awarded,
+    CheckRequest,
+    CutOff,
+    Effect,
+    Emit,
+    Event,
+    Generated,
+    Gone,
+    Issue,
+    KeepCutoff,
+    Paid,
+    Phase,
+    RequestChecked,
+    RequestPart,
+    Step,
+    StopEngine,
+    Stopped,
+    WorkerJob,
 )
-from node.units import cost_micro
+from node.protocol.statements import Acceptance, Award, Finish, Progress, Receipt, Terms, Tier
 
 PROGRESS_PER_QUANTUM = 4
 """A progress is due when this fraction of a quantum was delivered since the last one."""
 IDS_PER_CHUNK_MAX = limits.DATA_BYTES_MAX // 4
 
-
-class Phase(Enum):
-    """Where the segment stands; see the module's diagram."""
-
-    REQUEST = auto()
-    RUNNING = auto()
-    CLOSING = auto()
-    DONE = auto()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerJob:
-    """Everything that decides what the worker does next for one segment."""
-
-    award: Award
-    digest: Hash
-    """Digest of the award; all later statements carry it."""
-    terms: Terms
-    phase: Phase = Phase.REQUEST
-    request_size: int = 0
-    tokens_cached: int = 0
-    tokens_out: int = 0
-    chain: Hash
-    held: tuple[int, ...] = ()
-    """Made by the engine, not yet delivered."""
-    held_logprobs: tuple[bytes, ...] = ()
-    """A record for each held id; empty where none was asked for."""
-    paid_micro: int = 0
-    progress_micro: int = 0
-    """Amount of the last progress."""
-    ending: Finish | None = None
-    """Why nothing more is made; the receipt follows once `held` is delivered."""
-    receipt: Receipt | None = None
-    disowned_micro: int = 0
-    """Cost of what was delivered beyond the client's cutoff, as far as it is not paid."""
-    accepted_ms: int = 0
-    first_token_ms: int = 0
-
-    @property
-    def position(self) -> int:
-        """Output tokens of the job, all segments together."""
-        return self.award.position + self.tokens_out
-
-    @property
-    def earned_micro(self) -> int:
-        """Cost of what was delivered.  The prompt falls due with the first output token."""
-        return self.cost_at(self.tokens_out)
-
-    @property
-    def blocked(self) -> bool:
-        """Output waits for the client to pay."""
-        return self.phase is Phase.RUNNING and bool(self.held)
-
-    def cost_at(self, tokens_out: int) -> int:
-        """What the segment costs, in micro, with `tokens_out` tokens delivered."""
-        if tokens_out == 0:
-            return 0
-        return cost_micro(
-            tokens_in=self.award.tokens_in - self.tokens_cached,
-            tokens_cached=self.tokens_cached,
-            tokens_out=tokens_out,
-            price_in=self.terms.price_in,
-            price_cached=self.terms.price_cached,
-            price_out=self.terms.price_out,
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Awarded:
-    """The role checked the award and reserved a slot."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestPart:
-    """A request data frame of `size` bytes at `offset`."""
-
-    offset: int
-    size: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RequestChecked:
-    """The whole request arrived, matches its hash and can be run."""
-
-    tokens_cached: int = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Generated:
-    """The engine made tokens.  `logprobs` has an encoded record for each, or nothing."""
-
-    ids: tuple[int, ...]
-    logprobs: tuple[bytes, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stopped:
-    """Nothing more will be made: by the engine's own end, a drain, a failure or missing pay."""
-
-    finish: Finish
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Paid:
-    """Vouchers for this segment now come to `total_micro`, and are saved."""
-
-    total_micro: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CutOff:
-    """A verified cutoff; `chain_here` is this worker's chain hash at its position."""
-
-    cutoff: Cutoff
-    chain_here: Hash
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Gone:
-    """The session was lost, or the client took too long."""
-
-
-Event = Awarded | RequestPart | RequestChecked | Generated | Stopped | Paid | CutOff | Gone
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Issue:
-    """Sign, save, and only then send."""
-
-    statement: Acceptance | Progress | Receipt
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Emit:
-    """Send; nothing to save."""
-
-    frame: Frame
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CheckRequest:
-    """The request is whole: verify its hash and start the engine."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeepCutoff:
-    """Save the client's cutoff: the receipt that follows rests on it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StopEngine:
-    """Free the slot; what was made and not delivered is thrown away."""
-
-
-Effect = Issue | Emit | CheckRequest | KeepCutoff | StopEngine
-Step = tuple[WorkerJob, tuple[Effect, ...]]
+__all__ = [
+    "Awarded",
+    "CheckRequest",
+    "CutOff",
+    "Effect",
+    "Emit",
+    "Event",
+    "Generated",
+    "Gone",
+    "Issue",
+    "KeepCutoff",
+    "Paid",
+    "Phase",
+    "RequestChecked",
+    "RequestPart",
+    "Step",
+    "StopEngine",
+    "Stopped",
+    "WorkerJob",
+    "deliverable",
+    "start",
+    "step",
+]
 
 
 def start(award: Award, digest: Hash, terms: Terms) -> WorkerJob:
@@ -196,13 +73,12 @@ def start(award: Award, digest: Hash, terms: Terms) -> WorkerJob:
 
 
 def deliverable(job: WorkerJob) -> int:
-    """How many more tokens may go out now: quantum, cap and output limit all hold after them."""
+    """How many more items may go out now: quantum, cap and output limit all hold after them."""
     allowed_micro = min(job.paid_micro + job.terms.quantum, job.award.cap)
-    room = job.award.output_max - job.tokens_out
-    low, high = 0, min(room, len(job.held))
+    low, high = 0, pieces.fitting(job.held, job.award.output_max - job.tokens_out)
     while low < high:  # cost rises with each token, by an amount that rounding makes uneven
         middle = (low + high + 1) // 2
-        if job.cost_at(job.tokens_out + middle) <= allowed_micro:
+        if job.cost_at(job.tokens_out + pieces.tokens_of(job.held[:middle])) <= allowed_micro:
             low = middle
         else:
             high = middle - 1
@@ -226,7 +102,7 @@ def step(job: WorkerJob, event: Event, now_ms: int) -> Step:
         case RequestChecked():
             if job.phase is not Phase.REQUEST:
                 raise PeerError("a second request for one award")
-            return replace(job, phase=Phase.RUNNING, tokens_cached=event.tokens_cached), ()
+            return _begun(job, event)
         case Generated():
             return _generated(job, event, now_ms)
         case Stopped():
@@ -252,12 +128,20 @@ def _request_part(job: WorkerJob, event: RequestPart) -> Step:
     return job, (CheckRequest(),) if size == job.award.request_bytes else ()
 
 
+def _begun(job: WorkerJob, event: RequestChecked) -> Step:
+    assert (event.text is not None) == (job.terms.tier == Tier.TEXT)
+    chain = job.chain if event.text is None else event.text.head
+    assert chain == job.award.chain, "checked with the request"
+    tokens_cached = event.tokens_cached
+    return replace(job, phase=Phase.RUNNING, tokens_cached=tokens_cached, text=event.text), ()
+
+
 def _generated(job: WorkerJob, event: Generated, now_ms: int) -> Step:
     if job.phase is not Phase.RUNNING or job.ending is not None:
         return job, ()
-    records = event.logprobs or (b"",) * len(event.ids)
-    assert len(records) == len(event.ids), "a record for each id, or none at all"
-    job = replace(job, held=job.held + event.ids, held_logprobs=job.held_logprobs + records)
+    records = event.logprobs or (b"",) * len(event.items)
+    assert len(records) == len(event.items), "a record for each id, or none at all"
+    job = replace(job, held=job.held + event.items, held_logprobs=job.held_logprobs + records)
     return _flush(job, now_ms)
 
 
@@ -277,13 +161,14 @@ def _flush(job: WorkerJob, now_ms: int) -> Step:
         return _settle(job)
     effects: list[Effect] = []
     while count := _chunk_count(job):
+        items = job.held[:count]
         job, chunk = _deliver(job, count, now_ms)
-        effects.append(Emit(frame=chunk))
+        effects.append(Emit(frame=chunk, items=items))
     if _progress_due(job):
         progress = _progress(job, now_ms)
         job = replace(job, progress_micro=progress.amount)
         effects.append(Issue(statement=progress))
-    if job.ending is None and (job.tokens_out >= job.award.output_max or _cap_reached(job)):
+    if _full(job):  # also where the engine's own end is behind what has no room
         job = replace(_dropped(job), ending=Finish.LENGTH)
     if job.ending is not None and not job.held:
         return _close(job, tuple(effects), now_ms)
@@ -296,9 +181,10 @@ def _dropped(job: WorkerJob) -> WorkerJob:
 
 
 def _chunk_count(job: WorkerJob) -> int:
-    """Ids of the next chunk: what may go out, as far as they and their records fit a frame."""
+    """Items of the next chunk: what may go out, as far as they and their records fit a frame."""
     count, room = 0, limits.DATA_BYTES_MAX
-    most = min(deliverable(job), IDS_PER_CHUNK_MAX)
+    chunk_max = IDS_PER_CHUNK_MAX if job.text is None else pieces.PIECES_PER_CHUNK_MAX
+    most = min(deliverable(job), chunk_max)
     while count < most and len(job.held_logprobs[count]) <= room:
         room -= len(job.held_logprobs[count])
         count += 1
@@ -306,19 +192,21 @@ def _chunk_count(job: WorkerJob) -> int:
 
 
 def _deliver(job: WorkerJob, count: int, now_ms: int) -> tuple[WorkerJob, Chunk]:
-    ids, records = job.held[:count], job.held_logprobs[:count]
+    items, records = job.held[:count], job.held_logprobs[:count]
     chunk = Chunk(
         job=job.award.job,
         position=job.position,
-        data=codec.pack_ids(ids),
+        data=pieces.packed(items),
         logprobs=b"".join(records) if all(records) else b"",
     )
+    chain, text = pieces.grown(job.chain, job.text, items)
     job = replace(
         job,
         held=job.held[count:],
         held_logprobs=job.held_logprobs[count:],
-        tokens_out=job.tokens_out + count,
-        chain=chain_hash.extend(job.chain, ids),
+        tokens_out=job.tokens_out + pieces.tokens_of(items),
+        chain=chain,
+        text=text,
         first_token_ms=job.first_token_ms or now_ms,
     )
     return job, chunk
@@ -332,9 +220,12 @@ def _progress_due(job: WorkerJob) -> bool:
     return bool(job.held) or fresh * PROGRESS_PER_QUANTUM >= job.terms.quantum
 
 
-def _cap_reached(job: WorkerJob) -> bool:
-    """Not even one more token fits the award's cap, however well the client pays."""
-    return bool(job.held) and job.cost_at(job.tokens_out + 1) > job.award.cap
+def _full(job: WorkerJob) -> bool:
+    """Nothing more fits the output limit, or the cap however well the client pays."""
+    if not job.held:
+        return job.ending is None and job.tokens_out >= job.award.output_max
+    after = job.tokens_out + pieces.tokens_of(job.held[:1])
+    return after > job.award.output_max or job.cost_at(after) > job.award.cap
 
 
 def _progress(job: WorkerJob, now_ms: int) -> Progress:

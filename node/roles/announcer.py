@@ -79,6 +79,9 @@ class Announcer:
                 nursery.start_soon(self._keep_providing, self._discovery)
             while True:
                 what = self._describe()
+                if not what.models:  # it waits for what runs them
+                    await self.changed.wait_at_most(PROVIDE_RETRY_S[1])
+                    continue
                 regular_s = self._interval_s(what)
                 await self._hints.tell(self._announcement(what, regular_s))
                 wait_s = min(next(early, regular_s), regular_s) * self._rng.uniform(0.9, 1.1)

@@ -1,14 +1,67 @@
 """A job's output at its client: which ids count, their text, and where it is complete."""
 
 from collections.abc import Callable
+from typing import Protocol, cast
 
 from node.errors import PeerError
-from node.protocol import limits, logprobs
+from node.protocol import codec, limits, logprobs
 from node.protocol.logprobs import TokenLogprob
+from node.protocol.pieces import Item
 from node.protocol.statements import Finish
 from node.protocol.stops import Output
 
 FINISH = {"stop": Finish.STOP, "length": Finish.LENGTH}
+
+
+class AnyAnswer(Protocol):
+    """A job's output as a purchase sees it: ids here, pieces of text in `roles.text_answer`."""
+
+    @property
+    def text(self) -> str:
+        """What was shown."""
+        ...
+
+    @property
+    def untouched(self) -> bool:
+        """Nothing was looked at: another worker may begin it."""
+        ...
+
+    @property
+    def output(self) -> bytes:
+        """What was accepted, as a disclosure holds it."""
+        ...
+
+    def read(self, data: bytes) -> tuple[Item, ...]:
+        """What a chunk holds that comes right after what was accepted.
+
+        Raises:
+            PeerError: It can't be what comes next.
+        """
+        ...
+
+    def complete_after(self, items: tuple[Item, ...]) -> tuple[int, Finish] | None:
+        """How many of what was read complete the output, and how; None if they don't.
+
+        Raises:
+            PeerError: They can't be the answer's.
+        """
+        ...
+
+    def read_logprobs(self, data: bytes, count: int) -> tuple[TokenLogprob, ...]:
+        """The log probabilities that came with `count` items.
+
+        Raises:
+            PeerError: Nobody asked for them, or they are malformed.
+        """
+        ...
+
+    def accept(self, items: tuple[Item, ...], told: tuple[TokenLogprob, ...]) -> None:
+        """The first of the items last looked at are the answer's next."""
+        ...
+
+    def close(self) -> None:
+        """No more will come."""
+        ...
 
 
 class Answer:
@@ -47,7 +100,20 @@ class Answer:
         """No id was looked at: another worker may begin it."""
         return self._output.count == 0
 
-    def complete_after(self, ids: tuple[int, ...]) -> tuple[int, Finish] | None:
+    @property
+    def output(self) -> bytes:
+        """The accepted ids, packed."""
+        return codec.pack_ids(self.ids)
+
+    def read(self, data: bytes) -> tuple[Item, ...]:
+        """The ids of a chunk.
+
+        Raises:
+            PeerError: They are not whole.
+        """
+        return codec.unpack_ids(data)
+
+    def complete_after(self, items: tuple[Item, ...]) -> tuple[int, Finish] | None:
         """How many of these next ids complete the output, and how; None if they don't.
 
         To be asked only about ids that come right after the accepted ones.
@@ -57,6 +123,7 @@ class Answer:
                 text than a job may have.
         """
         self._pending.clear()
+        ids = cast(tuple[int, ...], items)
         if max(ids, default=0) >= self._vocab:
             raise PeerError("an id that is not in the model's vocabulary")
         try:
@@ -83,11 +150,11 @@ class Answer:
             raise PeerError("more log probabilities than were asked for")
         return told
 
-    def accept(self, ids: tuple[int, ...], told: tuple[TokenLogprob, ...]) -> None:
+    def accept(self, items: tuple[Item, ...], told: tuple[TokenLogprob, ...]) -> None:
         """The first of the ids last looked at are the answer's next."""
-        self.ids += ids
+        self.ids += cast(tuple[int, ...], items)
         self.logprobs += told
-        self._show("".join(self._pending[: len(ids)]))
+        self._show("".join(self._pending[: len(items)]))
         self._pending.clear()
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ from node.protocol.job_client import ClientJob
 from node.protocol.payer_state import TabTaken
 from node.protocol.statements import Award, CutoffReason, Terms
 from node.roles import sealing
-from node.roles.answer import Answer
+from node.roles.answer import AnyAnswer
 from node.roles.guarantee import await_lock, give_lock
 from node.roles.job_run import Attempt, JobRun, Watcher
 from node.roles.market import Auction, Candidate, Market
@@ -82,7 +82,7 @@ class Client:
         self._runs: set[JobRun] = set()
 
     async def run(
-        self, order: Order, answer: Answer, watcher: Watcher, *, job: JobId | None = None
+        self, order: Order, answer: AnyAnswer, watcher: Watcher, *, job: JobId | None = None
     ) -> Outcome:
         """Auction a job, buy it and seal its transcript.
 

@@ -1,7 +1,8 @@
 """The port to whatever computes tokens.
 
-Engines own nothing of the market: they get ids and give ids.  Positions are the job's, so a
-request with a prefix goes on exactly where another engine stopped.
+Engines own nothing of the market: they get ids and give ids, or in tier text a conversation and
+give text.  Positions are the job's, so a request with a prefix goes on where another engine
+stopped.
 """
 
 from collections.abc import AsyncIterator
@@ -11,9 +12,13 @@ from typing import Protocol
 
 import trio
 
+from node.protocol.chat import Chat
+from node.protocol.fields import ZERO_HASH, Hash
 from node.protocol.logprobs import TokenLogprob
 from node.protocol.manifest import Manifest
+from node.protocol.pieces import CountTokens
 from node.protocol.sampling import Sampling
+from node.protocol.statements import Tier
 from node.protocol.stops import FinishReason
 
 
@@ -23,9 +28,14 @@ class GenerationRequest:
 
     model: bytes
     """Model id: 32 bytes."""
-    prompt_ids: tuple[int, ...]
+    prompt_ids: tuple[int, ...] = ()
+    """Empty in tier text."""
     prefix_ids: tuple[int, ...] = ()
     """Output that earlier segments of the job produced; the first new token follows it."""
+    chat: Chat | None = None
+    """In tier text: what is to be answered."""
+    prefix_text: str = ""
+    """In tier text: what earlier segments wrote."""
     max_tokens: int
     """Most new tokens, the prefix not counted."""
     sampling: Sampling = field(default_factory=Sampling)
@@ -37,8 +47,11 @@ class GenerationRequest:
 class TokenStep:
     """What was produced since the last step: one token or several; the last step may have none."""
 
-    ids: tuple[int, ...]
+    ids: tuple[int, ...] = ()
     """In order; an end token that ended the job is among them, and counts."""
+    text: str = ""
+    """In tier text, instead of ids: visible text, without half characters.  Stop strings in it are
+    looked for by whoever reads it."""
     logprobs: tuple[TokenLogprob, ...] = ()
     """One for each id, under the model itself (before penalties, temperature and filters); empty
     unless asked for."""
@@ -76,6 +89,13 @@ class EngineModel:
     rates: EngineRates
     exact: bool
     """Whether it samples by the shared seed, so that another engine can go on or check."""
+    continues: bool = True
+    """Whether it goes on with another's output.  One that would begin anew is given none."""
+    tier: Tier = Tier.IDS
+    tokenizer: Hash = ZERO_HASH
+    """sha256 of the file that counts, in tier text: the manifest's tokenizer."""
+    count: CountTokens | None = None
+    """What counts, in tier text."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +114,10 @@ class Engine(Protocol):
     """Something that turns prompts into tokens."""
 
     def models(self) -> tuple[EngineModel, ...]:
-        """What is loaded; empty before `run` has started."""
+        """What can be used now; empty before `run` has started.  Answers at once.
+
+        A model may leave and come back: an engine may run elsewhere, and be restarted there.
+        """
         ...
 
     def load(self) -> EngineLoad:
@@ -118,8 +141,8 @@ class Engine(Protocol):
         ends after the step that has `finish`.
 
         Raises:
-            PeerError: On entering: a prompt that is empty, too long or not in the vocabulary, or a
-                model that is not loaded.
+            PeerError: A prompt that is empty, too long or not in the vocabulary, or a model that
+                is not loaded: on entering, or instead of the first step.
             Unavailable: On entering: the queue is full.  While iterating: the engine failed.
         """
         ...

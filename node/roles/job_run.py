@@ -14,7 +14,7 @@ from node.protocol.frames import Refusal
 from node.protocol.job_client import ClientJob
 from node.protocol.statements import Lock, Voucher
 from node.protocol.tabs import check_splits
-from node.roles.answer import Answer
+from node.roles.answer import AnyAnswer
 from node.roles.market import Auction, Candidate, Effect, Event
 from node.roles.order import Order
 from node.roles.purchase import Evidence, Purchase
@@ -66,7 +66,7 @@ class JobRun:
     """One job under way, over all its awards."""
 
     order: Order
-    answer: Answer
+    answer: AnyAnswer
     watcher: Watcher
     job: JobId
     seed: int

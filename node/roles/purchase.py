@@ -8,7 +8,7 @@ import structlog
 import trio
 
 from node.errors import NodeError, PeerError, SessionLost
-from node.protocol import codec, job_client, signing
+from node.protocol import job_client, signing
 from node.protocol.fields import Signed
 from node.protocol.frames import (
     AcceptanceFrame,
@@ -33,7 +33,7 @@ from node.protocol.statements import (
     Receipt,
     Terms,
 )
-from node.roles.answer import Answer
+from node.roles.answer import AnyAnswer
 from node.roles.payer import Payer
 from node.roles.ports import Channel, Clock
 from node.roles.stores import ClientStore
@@ -82,7 +82,7 @@ class Purchase:
         self,
         job: ClientJob,
         channel: Channel,
-        answer: Answer,
+        answer: AnyAnswer,
         ports: PurchasePorts,
         *,
         evidence: Evidence,
@@ -241,13 +241,14 @@ class Purchase:
             raise PeerError("receipt and running total differ in cached tokens")
 
     def _received(self, frame: Chunk) -> job_client.Received:
-        ids = codec.unpack_ids(frame.data)
-        plain = job_client.Received(position=frame.position, ids=ids)
         job = self.job
         if job.phase is not Phase.STREAMING or job.complete or frame.position != job.position:
-            return plain  # won't be accepted: it must not touch the answer
-        self._logprobs = self._answer.read_logprobs(frame.logprobs, len(ids))
-        done = self._answer.complete_after(ids)
+            # Won't be accepted: it must not touch the answer.
+            return job_client.Received(position=frame.position, items=())
+        items = self._answer.read(frame.data)
+        plain = job_client.Received(position=frame.position, items=items)
+        self._logprobs = self._answer.read_logprobs(frame.logprobs, len(items))
+        done = self._answer.complete_after(items)
         if done is None:
             return plain
         return replace(plain, complete_after=done[0], finish=done[1])
@@ -293,9 +294,9 @@ class Purchase:
 
     async def _perform(self, effect: job_client.Effect, now_s: float) -> None:
         match effect:
-            case job_client.Show(ids=ids):
+            case job_client.Show(items=items):
                 self.first_token_s = self.first_token_s or now_s
-                self._answer.accept(ids, self._logprobs[: len(ids)])
+                self._answer.accept(items, self._logprobs[: len(items)])
             case job_client.Pay(accepted_micro=accepted_micro, receipt=receipt):
                 self._wanted = (accepted_micro, receipt)
                 self._pay_wake.set()

@@ -1,11 +1,11 @@
 """Makes the transcript and the disclosure of a job that has ended."""
 
-from node.protocol import codec, signing, transcript
+from node.protocol import signing, transcript
 from node.protocol.auction_record import AuctionRecord
 from node.protocol.fields import Signed
 from node.protocol.job_client import ClientJob
 from node.protocol.statements import Voucher
-from node.roles.answer import Answer
+from node.roles.answer import AnyAnswer
 from node.roles.purchase import Evidence
 from node.roles.stores import ReceiptProof
 
@@ -13,7 +13,7 @@ from node.roles.stores import ReceiptProof
 def seal(
     job: ClientJob,
     evidence: Evidence,
-    answer: Answer,
+    answer: AnyAnswer,
     *,
     domain: signing.Domain,
     key: bytes,
@@ -39,7 +39,7 @@ def seal(
         transcript.Disclosure(
             job=job.award.job,
             requests=(request,),
-            output=codec.pack_ids(answer.ids),
+            output=answer.output,
             text=answer.text.encode(),
         )
     )

@@ -3,30 +3,32 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
+from functools import partial
 from typing import assert_never
 
 import structlog
 import trio
 
 from node.errors import NodeError, PeerError, SessionLost, Unavailable
-from node.protocol import chain_hash, codec, job_worker, logprobs, signing
+from node.protocol import codec, job_worker, logprobs, pieces, signing
+from node.protocol.chain_hash import TextChain
 from node.protocol.fields import Address, Hash, Signed
 from node.protocol.frames import (
     AcceptanceFrame,
-    Chunk,
     CutoffFrame,
     ErrorFrame,
     Frame,
     ProgressFrame,
     ReceiptFrame,
-    Request,
     RequestData,
 )
 from node.protocol.job_worker import Phase, WorkerJob
-from node.protocol.sampling import Sampling
-from node.protocol.statements import Acceptance, Cutoff, Finish, Progress, Receipt
-from node.roles.generation import Engine, GenerationRequest, TokenStep
+from node.protocol.pieces import Item
+from node.protocol.statements import Acceptance, Cutoff, Finish, Progress, Receipt, Tier
+from node.protocol.text_output import TextOutput
+from node.roles import requests
+from node.roles.files import Aside
+from node.roles.generation import Engine, EngineModel, GenerationRequest, TokenStep
 from node.roles.payee import Payee
 from node.roles.ports import Channel, Clock
 from node.roles.stores import WorkerStore
@@ -35,6 +37,8 @@ log = structlog.get_logger("worker")
 
 EVENTS_MAX = 64
 PAYER_CHECKED_EVERY_S = 5.0
+LONG_PROMPT_BYTES = 16 * 1024
+"""Text above this is counted off the loop: some thousand tokens take 10 ms and more."""
 FINISH = {"stop": Finish.STOP, "length": Finish.LENGTH}
 
 
@@ -54,19 +58,36 @@ class SegmentPorts:
     """How long the request may take to arrive."""
     payment_s: float
     """How long a missing voucher, or a reader that takes nothing, holds the slot."""
+    aside: Aside = trio.to_thread.run_sync
+    """Where a long prompt of tier text is counted: off the loop, where there are threads."""
 
 
 class Segment:
     """One segment from acceptance to its last voucher."""
 
-    def __init__(self, job: WorkerJob, channel: Channel, ports: SegmentPorts) -> None:
+    def __init__(
+        self, job: WorkerJob, channel: Channel, ports: SegmentPorts, *, sold: EngineModel
+    ) -> None:
+        """
+        Args:
+            job: As awarded.
+            channel: The client's.
+            ports: What all segments share.
+            sold: The model, as it was when the terms were signed.
+        """
         self.job = job
         self._channel = channel
         self._ports = ports
+        self._sold = sold
+        self._text: TextOutput | None = None
+        """In tier text: cuts and counts what the engine writes."""
+        self._prefix: TextChain | None = None
+        """In tier text: the chain after the request's prefix."""
         self._body = bytearray()
-        self._delivered: list[int] = []
-        """Ids of this segment that went out: a cutoff names a position among them."""
-        self._made: list[TokenStep] = []
+        self._delivered: list[Item] = []
+        """What of this segment went out: a cutoff names a position in it."""
+        self._made: list[Item] = []
+        self._made_logprobs: list[bytes] = []
         # None says that `_made` has something.
         self._outbox, self._inbox = trio.open_memory_channel[job_worker.Event | None](EVENTS_MAX)
         self._engine_scope = trio.CancelScope()
@@ -131,12 +152,9 @@ class Segment:
 
     def _take_made(self) -> job_worker.Generated:
         """All that the engine made since the last turn goes out together: one chunk, one write."""
-        steps, self._made = self._made, []
-        ids = tuple(chain.from_iterable(step.ids for step in steps))
-        told = chain.from_iterable(step.logprobs for step in steps)
-        return job_worker.Generated(
-            ids=ids, logprobs=tuple(logprobs.encode((each,)) for each in told)
-        )
+        items, told = tuple(self._made), tuple(self._made_logprobs)
+        self._made, self._made_logprobs = [], []
+        return job_worker.Generated(items=items, logprobs=told)
 
     async def _apply(self, event: job_worker.Event) -> None:
         before = self.job
@@ -151,9 +169,8 @@ class Segment:
         match effect:
             case job_worker.Issue(statement=statement):
                 await self._issue(statement)
-            case job_worker.Emit(frame=frame):
-                if isinstance(frame, Chunk):
-                    self._delivered += codec.unpack_ids(frame.data)
+            case job_worker.Emit(frame=frame, items=items):
+                self._delivered += items
                 await self._send(frame)
             case job_worker.CheckRequest():
                 await self._check_request()
@@ -218,12 +235,22 @@ class Segment:
         self._body.clear()
         if signing.keccak256(body) != self.job.award.request:
             raise PeerError("a request that does not match its hash")
-        request = generation_of(self.job, codec.decode_request(body))
+        checked = await self._checked(body)
         if not self._ports.started(self.job.digest):
             await self._apply(job_worker.Gone())
             return
-        await self._apply(job_worker.RequestChecked())
-        self._nursery.start_soon(self._generate, request)
+        self._prefix = checked.text
+        await self._apply(job_worker.RequestChecked(text=checked.text))
+        self._nursery.start_soon(self._generate, checked.generation)
+
+    async def _checked(self, body: bytes) -> requests.Checked:
+        request, job = codec.decode_request(body), self.job
+        if job.terms.tier != Tier.TEXT:
+            return requests.in_ids(job, request)
+        assert self._sold.count is not None, "an engine of tier text counts"
+        self._text = TextOutput(count=self._sold.count, stops=request.stop)
+        check = partial(requests.in_text, job, request, self._sold.count)
+        return await self._ports.aside(check) if len(body) > LONG_PROMPT_BYTES else check()
 
     async def _generate(self, request: GenerationRequest) -> None:
         finish = Finish.FAILED
@@ -232,7 +259,10 @@ class Segment:
                 async with self._ports.engine.generate(request) as steps:
                     async for made in steps:
                         finish = FINISH[made.finish] if made.finish else finish
-                        await self._post_made(made)
+                        await self._post_step(made)
+                        if self._text is not None and self._text.ended:
+                            finish = Finish.STOP
+                            break
             except Unavailable as error:
                 log.warning("engine failed", job=self._channel.job.hex(), reason=str(error))
                 finish = Finish.FAILED
@@ -242,11 +272,21 @@ class Segment:
                 return
             await self._outbox.send(job_worker.Stopped(finish=finish))
 
-    async def _post_made(self, made: TokenStep) -> None:
-        """Hand over a step; wait while what was made before still waits for payment."""
-        if made.ids:
-            self._made.append(made)
-            if len(self._made) == 1:
+    async def _post_step(self, made: TokenStep) -> None:
+        if self._text is None:
+            records = [logprobs.encode((each,)) for each in made.logprobs]
+            await self._post(made.ids, records)
+            return
+        items = self._text.push(made.text)
+        await self._post(items if made.finish is None else (*items, *self._text.close()), [])
+
+    async def _post(self, items: tuple[Item, ...], records: list[bytes]) -> None:
+        """Hand over output; wait while what was made before still waits for payment."""
+        if items:
+            first = not self._made
+            self._made += items
+            self._made_logprobs += records
+            if first:
                 await self._outbox.send(None)
         while self.job.held:
             self._room = trio.Event()
@@ -275,13 +315,23 @@ class Segment:
                     raise PeerError("a second cutoff of one segment")
                 self._cutoff = frame.cutoff
                 cutoff = signing.verify(frame.cutoff, self._ports.domain, client)
-                count = max(0, cutoff.position - self.job.award.position)
-                here = chain_hash.extend(self.job.award.chain, self._delivered[:count])
-                return job_worker.CutOff(cutoff=cutoff, chain_here=here)
+                tokens = max(0, cutoff.position - self.job.award.position)
+                return job_worker.CutOff(cutoff=cutoff, chain_here=self._chain_after(tokens))
             case ErrorFrame():
                 return job_worker.Gone()
             case _:
                 raise PeerError(f"unexpected {type(frame).__name__} in a job")
+
+    def _chain_after(self, tokens: int) -> Hash:
+        """This worker's chain hash at a position of the segment.
+
+        Raises:
+            PeerError: The position is within a piece of text.
+        """
+        items = self._delivered[: pieces.fitting(self._delivered, tokens)]
+        if pieces.tokens_of(items) < min(tokens, self.job.tokens_out):
+            raise PeerError("a cutoff within a piece")
+        return pieces.grown(self.job.award.chain, self._prefix, items)[0]
 
     async def _watch_payments(self) -> None:
         paid_micro = 0
@@ -333,27 +383,3 @@ class _Patience:
                 return math.inf
             return max(0.0, limit_s - self._blocked_s - (now_s - self._looked_s))
         return max(0.0, limit_s - (now_s - self._since_s))
-
-
-def generation_of(job: WorkerJob, request: Request) -> GenerationRequest:
-    """What the engine is asked for, once the request is found to be what was awarded.
-
-    Raises:
-        PeerError: It is not.
-    """
-    award = job.award
-    prompt, prefix = codec.unpack_ids(request.prompt), codec.unpack_ids(request.prefix)
-    if len(prompt) + len(prefix) != award.tokens_in or len(prefix) != award.position:
-        raise PeerError("a request of another length than the award says")
-    head = chain_hash.extend(chain_hash.start(award.client, award.job), prefix)
-    if head != award.chain:
-        raise PeerError("a prefix that does not lead to the award's chain hash")
-    return GenerationRequest(
-        model=job.terms.model,
-        prompt_ids=prompt,
-        prefix_ids=prefix,
-        max_tokens=award.output_max,
-        sampling=Sampling.of(request.sampling, seed=award.seed),
-        stop=request.stop,
-        ignore_eos=request.ignore_eos,
-    )

@@ -9,7 +9,7 @@ import structlog
 import trio
 
 from node.config import EngineConfig, WorkerConfig
-from node.errors import ConfigError, PeerError, SessionLost
+from node.errors import PeerError, SessionLost
 from node.protocol import signing
 from node.protocol.fields import ZERO_HASH, Address, Hash, Signed
 from node.protocol.frames import (
@@ -24,7 +24,7 @@ from node.protocol.frames import (
 )
 from node.protocol.scoring import OFFER_TOKENS_IN
 from node.protocol.signing import checksum
-from node.protocol.statements import AnnouncedModel, Ask, Terms, Tier
+from node.protocol.statements import AnnouncedModel, Ask, Terms
 from node.roles.announcer import Announcer, Description
 from node.roles.capacity import Reservations, promise
 from node.roles.dispatch import Handlers
@@ -33,6 +33,7 @@ from node.roles.hints import Hints
 from node.roles.ports import Clock, Discovery, Inbound, Session, Transport
 from node.roles.pulse import Pulse
 from node.roles.quotas import Quota, Quotas
+from node.roles.stock import Stock
 from node.roles.stores import WorkerStore
 from node.roles.terms_book import TermsBook
 
@@ -132,7 +133,7 @@ class Seller:
             config=config,
         )
         self._blocked = {entry.lower() for entry in config.block}
-        self._models: dict[Hash, EngineModel] = {}
+        self._stock = Stock(engine)
         self._places = Reservations(
             load=engine.load,
             clock=clock,
@@ -165,13 +166,10 @@ class Seller:
         """Announce and offer until cancelled; the engine and `Hints.run` must be running.
 
         Raises:
-            ConfigError: The engine has no model.
             StoreFailed: No serials to be had.
         """
-        self._models = {each.manifest.model_id: each for each in self._engine.models()}
-        if not self._models:
-            raise ConfigError("the engine has no model to sell")
         await self._terms.more_serials()
+        self._stock.look()
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._announce)
@@ -184,6 +182,11 @@ class Seller:
         """Terms that this worker signed and still honours."""
         return self._terms.find(digest)
 
+    def sold(self, terms: Hash) -> EngineModel | None:
+        """The model that live terms are about; None while there is none as they say."""
+        signed = self._terms.find(terms)
+        return None if signed is None else self._stock.sold_by(signed.statement)
+
     def fresh_offer(self, model: Hash, *, tokens_in: int | None = None) -> Signed[Terms] | None:
         """An offer as of now; None if there is none to make.
 
@@ -192,7 +195,7 @@ class Seller:
             tokens_in: Size of the prompt that it is for, where one is known: it decides whether
                 the offer asks for a voucher with the award.
         """
-        if self.draining or model not in self._models:
+        if self.draining or model not in self._stock.now():
             return None
         prepay = 0 if tokens_in is None else self._terms.prepay_micro(tokens_in)
         if prepay is None:
@@ -237,6 +240,8 @@ class Seller:
 
     async def _push_forever(self, nursery: trio.Nursery) -> None:
         while True:
+            if self._stock.look():
+                self._announcer.changed.ring()
             self._push(nursery)
             await self._terms.more_serials()
             pause_s = OFFER_EVERY_S * self._rng.uniform(0.9, 1.1)
@@ -269,7 +274,7 @@ class Seller:
     async def _on_wanted(self, session: Session, inbound: Inbound) -> None:
         frame = inbound.frame
         assert isinstance(frame, OffersWanted)
-        models = tuple(model for model in frame.models if model in self._models)
+        models = tuple(model for model in frame.models if self._stock.knows(model))
         if not models:
             self._subscribers.pop(session.peer, None)
             return
@@ -313,11 +318,11 @@ class Seller:
             return NoBid(code=Refused.DRAINING)
         if self._blocked & {f"0x{ask.client.hex()}", f"0x{ask.payer.hex()}"}:
             return NoBid(code=Refused.BLOCKED)
-        model = self._models.get(ask.model)
+        model = self._stock.now().get(ask.model)
         if model is None:
             return NoBid(code=Refused.MODEL_UNKNOWN)
-        if ask.tier != Tier.IDS:
-            return NoBid(code=Refused.TIER, detail="only tier ids")
+        if ask.tier != model.tier:
+            return NoBid(code=Refused.TIER, detail=f"only tier {model.tier.name.lower()}")
         if not 0 < ask.tokens_in + ask.output_max <= model.context:
             return NoBid(code=Refused.CONTEXT_TOO_LONG, detail=f"context is {model.context} tokens")
         if self._places.used() >= self._places.places():
@@ -348,7 +353,7 @@ class Seller:
     def _sign(
         self, model: Hash, *, ask: Hash, tokens_in: int, prepay_micro: int
     ) -> Signed[Terms] | None:
-        sold = self._models[model]
+        sold = self._stock.now()[model]
         return self._terms.sign(
             sold,
             model=model,
@@ -373,11 +378,11 @@ class Seller:
                 AnnouncedModel(
                     model=model,
                     name=sold.manifest.name.encode()[:64].decode(errors="ignore"),
-                    tier=Tier.IDS,
+                    tier=sold.tier,
                     price_in=self._config.price_in,
                     price_out=self._config.price_out,
                 )
-                for model, sold in self._models.items()
+                for model, sold in self._stock.now().items()
             ),
             region=self._config.region,
         )

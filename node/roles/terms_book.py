@@ -5,9 +5,9 @@ from collections import OrderedDict
 from node.config import WorkerConfig
 from node.errors import ConfigError
 from node.protocol import limits, signing
-from node.protocol.fields import ZERO_HASH, Address, Hash, Signed
+from node.protocol.fields import Address, Hash, Signed
 from node.protocol.offers import splits_fault
-from node.protocol.statements import Split, Terms, Tier
+from node.protocol.statements import Split, Terms
 from node.roles.capacity import Promise, Reservations
 from node.roles.generation import EngineModel
 from node.roles.ports import Clock
@@ -108,8 +108,8 @@ class TermsBook:
             worker=self._worker,
             payee=self._payee,
             model=model,
-            tier=Tier.IDS,
-            tokenizer=ZERO_HASH,
+            tier=sold.tier,
+            tokenizer=sold.tokenizer,
             price_in=config.price_in,
             price_cached=config.price_cached,
             price_out=config.price_out,

@@ -16,6 +16,7 @@ from node.protocol.frames import AwardFrame, ErrorFrame, Fault, Frame, Refusal, 
 from node.protocol.statements import Award, Terms
 from node.roles.disowned import Disowned
 from node.roles.dispatch import Handlers
+from node.roles.generation import EngineModel
 from node.roles.ports import Channel, Inbound, Session
 from node.roles.quotas import Quota, Quotas
 from node.roles.segment import Segment, SegmentPorts
@@ -45,6 +46,10 @@ class Objection:
 
 
 UNKNOWN_TERMS = Objection(code=Refused.TERMS_UNKNOWN, detail="terms unknown or expired")
+NOT_NOW = Objection(code=Refused.MODEL_UNKNOWN, detail="the model is not available now")
+NO_CONTINUATION = Objection(
+    code=Refused.NO_CONTINUATION, detail="what runs the model here would begin anew"
+)
 RATE_LIMITED = Objection(code=Refused.RATE_LIMITED, detail="too many awards")
 TOO_MANY = Objection(code=Refused.BUSY, detail="too many jobs of this client")
 DETAIL_MAX = 100
@@ -116,10 +121,11 @@ class Worker:
         terms = self._seller.terms_for(award.terms)
         try:
             with ExitStack() as undo:
-                objection = await self._admit(session, frame, terms, digest, undo)
-                if objection is None and terms is not None:
+                sold = self._seller.sold(award.terms)
+                objection = await self._admit(session, frame, terms, sold, digest, undo)
+                if objection is None and terms is not None and sold is not None:
                     job = job_worker.start(award, digest, terms.statement)
-                    await self._run(session, channel, job)
+                    await self._run(session, channel, job, sold)
                     return
             await self._refuse(channel, award, terms, objection or UNKNOWN_TERMS)
         except PeerError as error:
@@ -131,8 +137,10 @@ class Worker:
             if not self._pending[session.peer]:
                 del self._pending[session.peer]
 
-    async def _run(self, session: Session, channel: Channel, job: job_worker.WorkerJob) -> None:
-        segment = self._active[job.digest] = Segment(job, channel, self._ports)
+    async def _run(
+        self, session: Session, channel: Channel, job: job_worker.WorkerJob, sold: EngineModel
+    ) -> None:
+        segment = self._active[job.digest] = Segment(job, channel, self._ports, sold=sold)
         try:
             await segment.run(session.peer)
         finally:
@@ -165,6 +173,7 @@ class Worker:
         session: Session,
         frame: AwardFrame,
         terms: Signed[Terms] | None,
+        sold: EngineModel | None,
         digest: Hash,
         undo: ExitStack,
     ) -> Objection | None:
@@ -174,8 +183,10 @@ class Worker:
         """
         if terms is None:
             return UNKNOWN_TERMS
+        if sold is None:
+            return NOT_NOW
         award, payee = frame.award.statement, self._ports.payee
-        objection = self._objection(award, terms.statement)
+        objection = self._objection(award, terms.statement, sold)
         if objection is not None:
             return objection
         if terms.statement.prepay and frame.voucher is None:
@@ -213,7 +224,7 @@ class Worker:
             return None
         return Objection(code=Refused.PREPAY_REQUIRED, detail="the voucher brings less")
 
-    def _objection(self, award: Award, terms: Terms) -> Objection | None:
+    def _objection(self, award: Award, terms: Terms, sold: EngineModel) -> Objection | None:
         if self._seller.draining:
             return Objection(code=Refused.DRAINING)
         blocked = {entry.lower() for entry in self._config.block}
@@ -221,6 +232,8 @@ class Worker:
             return Objection(code=Refused.BLOCKED)
         if self._disowned.exceeded(award.payer, self._ports.clock.monotonic_s()):
             return Objection(code=Refused.UNPAID, detail="too much was delivered and disowned")
+        if award.position and not sold.continues:
+            return NO_CONTINUATION
         if award.tokens_in + award.output_max > terms.context_max:
             return Objection(code=Refused.CONTEXT_TOO_LONG)
         if not 0 < award.output_max <= terms.output_max:

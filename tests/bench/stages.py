@@ -33,6 +33,7 @@ from node.protocol.frames import (
 )
 from node.protocol.logprobs import TokenLogprob
 from node.protocol.offers import admit
+from node.protocol.pieces import Item
 from node.protocol.sampling import FRACTION
 from node.protocol.signing import Domain
 from node.protocol.statements import Ask, Lock, Tier
@@ -94,9 +95,9 @@ class TimedAnswer(Answer):
         super().__init__(output, on_text=lambda _: None)
         self._watcher = watcher
 
-    def accept(self, ids: tuple[int, ...], told: tuple[TokenLogprob, ...]) -> None:
-        super().accept(ids, told)
-        self._watcher.arrivals.append((time.perf_counter(), len(ids)))
+    def accept(self, items: tuple[Item, ...], told: tuple[TokenLogprob, ...]) -> None:
+        super().accept(items, told)
+        self._watcher.arrivals.append((time.perf_counter(), len(items)))
 
 
 # ------------------------------------------------------------------------------------- sessions

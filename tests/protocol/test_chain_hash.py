@@ -46,17 +46,18 @@ def test_client_and_job_matter() -> None:
 @given(text=st.binary(max_size=60), cut=st.integers(0, 60), again=st.integers(0, 60))
 def test_text_is_hashed_by_its_bytes_however_it_was_cut(text: bytes, cut: int, again: int) -> None:
     chain = chain_hash.TextChain(CLIENT, JOB)
-    chain.extend(text[:cut])
+    whole = chain.after(text[:cut]).after(text[cut:])
     continued = chain_hash.TextChain(CLIENT, JOB, text[: cut + again])
-    assert chain.extend(text[cut:]) == continued.extend(text[cut + again :])
-    assert chain.size == len(text)
+    assert whole.head == continued.after(text[cut + again :]).head
+    assert whole.size == len(text)
+    assert chain.head == chain_hash.start(CLIENT, JOB)
 
 
 def test_no_text_leaves_the_start_so_that_an_empty_segment_links() -> None:
     chain = chain_hash.TextChain(CLIENT, JOB)
     assert chain.head == chain_hash.start(CLIENT, JOB)
     expected = hashlib.sha256(chain_hash.start(CLIENT, JOB) + "é".encode()).digest()
-    assert chain.extend("é".encode()) == expected
+    assert chain.after("é".encode()).head == expected
 
 
 def test_ten_thousand_ids_take_milliseconds() -> None:

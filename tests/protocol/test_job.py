@@ -117,14 +117,14 @@ class Link:
     def received(self, position: int, ids: tuple[int, ...]) -> client.Received:
         done = ids.index(self.eos) + 1 if self.eos in ids else None
         finish = Finish.STOP if done is not None else None
-        return client.Received(position=position, ids=ids, complete_after=done, finish=finish)
+        return client.Received(position=position, items=ids, complete_after=done, finish=finish)
 
     def hear(self, event: client.Event) -> None:
         self.c, effects = client.step(self.c, event)
         for effect in effects:
             match effect:
-                case client.Show(ids=ids):
-                    self.shown += ids
+                case client.Show(items=items):
+                    self.shown += [each for each in items if isinstance(each, int)]
                 case client.Pay(accepted_micro=amount):
                     self.to_worker.append(worker.Paid(total_micro=amount))
                 case client.Cut(cutoff=cutoff):
@@ -158,7 +158,7 @@ def run_to_end(link: Link, output: list[int]) -> None:
     for token in output:
         while link.w.held:
             link.settle()
-        link.work(worker.Generated(ids=(token,)))
+        link.work(worker.Generated(items=(token,)))
     link.settle()
     if link.w.ending is None:
         link.work(worker.Stopped(finish=Finish.STOP))
@@ -177,7 +177,7 @@ def test_an_honest_job_is_paid_to_the_unit() -> None:
 
 def test_output_beyond_the_quantum_waits_for_the_voucher() -> None:
     link = joined()
-    link.work(worker.Generated(ids=tuple(range(1, 41))))
+    link.work(worker.Generated(items=tuple(range(1, 41))))
     assert len(link.sent) == (200 - 10) // 7
     assert link.w.blocked
     link.settle()
@@ -212,10 +212,10 @@ def test_no_output_costs_nothing() -> None:
 def test_a_cancelled_job_pays_what_was_delivered() -> None:
     link = joined()
     for token in (5, 6, 7):
-        link.work(worker.Generated(ids=(token,)))
+        link.work(worker.Generated(items=(token,)))
     link.settle()
     link.hear(client.GiveUp(reason=CutoffReason.CANCELLED, why="cancelled"))
-    link.work(worker.Generated(ids=(8,)))  # was under way
+    link.work(worker.Generated(items=(8,)))  # was under way
     link.settle()
     assert link.engine_stopped
     assert link.receipt is not None
@@ -239,7 +239,7 @@ def test_a_false_bill_is_cut_off_and_only_delivery_is_paid(
     what: str, change: dict[str, Any], reason: CutoffReason, words: str
 ) -> None:
     link = joined()
-    link.work(worker.Generated(ids=(5, 0)))
+    link.work(worker.Generated(items=(5, 0)))
     if what == "progress":
         bill = replace(worker._progress(link.w, 1), **change)
         link.to_client.append(client.Progressed(progress=bill))
@@ -321,7 +321,7 @@ def test_a_refusal_ends_it_unpaid() -> None:
 
 def test_missing_vouchers_end_the_job_with_its_delivery_on_record() -> None:
     link = joined()
-    link.work(worker.Generated(ids=tuple(range(1, 41))))
+    link.work(worker.Generated(items=tuple(range(1, 41))))
     delivered = len(link.sent)
     link.work(worker.Stopped(finish=Finish.UNPAID))
     assert link.receipt is not None
@@ -332,7 +332,7 @@ def test_missing_vouchers_end_the_job_with_its_delivery_on_record() -> None:
 def test_an_answer_that_ended_unpaid_is_given_up_like_any_other() -> None:
     """Without it the worker would wait for that payment for ever."""
     link = joined()
-    link.work(worker.Generated(ids=tuple(range(1, 41))))
+    link.work(worker.Generated(items=tuple(range(1, 41))))
     link.work(worker.Stopped(finish=Finish.STOP))  # the engine is done; the client pays nothing
     assert link.w.blocked
     delivered = len(link.sent)
@@ -346,7 +346,7 @@ def test_more_than_a_chunk_holds_goes_out_in_several_at_once() -> None:
     link = Link(the_award=award(output_max=20_000, cap=10**9), the_terms=terms(quantum=10**9))
     link.begin()
     ids = tuple(n % 1000 + 1 for n in range(10_000))
-    link.work(worker.Generated(ids=ids))
+    link.work(worker.Generated(items=ids))
     assert tuple(link.sent) == ids
     assert not link.w.held
 
@@ -357,7 +357,9 @@ def test_log_probabilities_travel_with_their_ids_however_these_are_split() -> No
     link = Link(the_award=award(output_max=400), the_terms=terms(quantum=400))
     link.begin()
     seen: list[TokenLogprob] = []
-    job, effects = worker.step(link.w, worker.Generated(ids=tuple(range(300)), logprobs=records), 0)
+    job, effects = worker.step(
+        link.w, worker.Generated(items=tuple(range(300)), logprobs=records), 0
+    )
     while job.held:
         job, more = worker.step(job, worker.Paid(total_micro=job.earned_micro), 0)
         effects += more
@@ -371,7 +373,7 @@ def test_log_probabilities_travel_with_their_ids_however_these_are_split() -> No
 
 def test_what_a_cutoff_takes_back_is_disowned_unless_it_was_paid() -> None:
     link = joined()
-    link.work(worker.Generated(ids=tuple(range(1, 11))))
+    link.work(worker.Generated(items=tuple(range(1, 11))))
     start = Cutoff(award=DIGEST, position=0, chain=link.w.award.chain, reason=1)
     cut, _ = worker.step(link.w, worker.CutOff(cutoff=start, chain_here=start.chain), 0)
     assert cut.disowned_micro == 10 + 10 * 7
@@ -441,7 +443,7 @@ def test_money_rules_hold_under_any_interleaving(
     link.begin()
     for name, value, count in actions:
         if name == "make":
-            link.work(worker.Generated(ids=(value,) * count))
+            link.work(worker.Generated(items=(value,) * count))
         elif name == "to_client" and link.to_client:
             link.hear(link.to_client.popleft())
         elif name == "to_worker" and link.to_worker:

@@ -112,6 +112,14 @@ class ChatText:
             raise PeerError("the text is too long")
         return tuple(_guarded(self._tokenizer.encode, text, add_special_tokens=special).ids)
 
+    def count(self, texts: Sequence[str]) -> list[int]:
+        """How many ids each of some texts has by itself: `protocol.pieces.CountTokens`.
+
+        Raises:
+            PeerError: Too long, or the tokenizer fails.
+        """
+        return [len(self.encode(text)) for text in texts]
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of some ids, without special tokens; an id that is not known has none.
 

@@ -31,15 +31,15 @@ def _worker() -> None:
 
 
 def _worker_check() -> None:
-    from node.roles import segment
+    from node.roles import requests
 
-    original = segment.generation_of
+    original = requests.in_ids
 
     def broken(job: Any, request: Any) -> Any:
         original(job, request)
         raise RuntimeError("deliberately broken")
 
-    segment.generation_of = broken
+    requests.in_ids = broken
 
 
 def _worker_abort() -> None:
