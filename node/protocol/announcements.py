@@ -172,7 +172,8 @@ class AnnouncementBook:
         ordered = []
         for _, entry in live:
             turn = max(turns[network] for network in entry.networks)
-            turns.update(entry.networks)
+            for network in entry.networks:
+                turns[network] += 1
             ordered.append((proven_first and not entry.proven, turn, entry))
         ordered.sort(key=lambda each: each[:2])
         return tuple(entry.signed for _, _, entry in ordered[:count_max])

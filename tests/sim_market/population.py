@@ -23,7 +23,8 @@ from node.protocol.scoring import estimate
 from node.protocol.statements import AnnouncedModel, Announcement, Tier
 from node.roles import contacts, hints
 from tests.sim_market.costs import DOMAIN
-from tests.sim_market.world import MODEL, PREFS, START_MS, Client, Clock, Heap, Jobs, Worker
+from tests.sim_market.parties import MODEL, PREFS, START_MS, Client, Clock, Worker
+from tests.sim_market.world import Heap, Jobs
 
 GOSSIP_S = (0.1, 0.6)
 """From the announcement to its hearers: p50 114 and p95 350 ms were measured at 20 nodes."""
@@ -31,6 +32,8 @@ DIAL_S = 0.15
 SESSIONS_PER_WORKER_MAX = 300
 WORKERS_MAX = 24
 KNOWN_ENOUGH = 0.9
+WATCHED_S = 60.0
+"""How long a new worker may wait for its first job, by the target."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,8 +51,13 @@ class Size:
     worker_life_s: float = 4 * 3600.0
     client_life_s: float = 3600.0
     probes: int = 8
-    """New workers at least, evenly over the measured time, whatever the churn brings."""
+    """New workers at least, whatever the churn brings."""
     seed: int = 1
+
+    @property
+    def joins_s(self) -> float:
+        """Workers join in so much of the measured time, so that each is watched for long enough."""
+        return max(self.measured_s - WATCHED_S, self.measured_s / 2)
 
 
 @dataclass(slots=True)
@@ -85,6 +93,8 @@ class Population:
         self, size: Size, heap: Heap, clock: Clock, jobs: Jobs, rng: random.Random
     ) -> None:
         self.size, self.heap, self.clock, self.jobs, self.rng = size, heap, clock, jobs, rng
+        self.traits = random.Random(size.seed)
+        """Of workers, so that every market of a seed has the same."""
         self.workers: dict[Address, Worker] = {}
         self.clients: list[Client] = []
         self.present: list[Client] = []
@@ -99,15 +109,17 @@ class Population:
         self.heard: deque[float] = deque(maxlen=hints.HEARD_MAX)
         """When announcements were made: what everybody's topic carried."""
         self.joined = 0
+        self.pushed: dict[int, int] = {}
+        """Per worker, offers pushed on change in the measured time."""
 
     # ---------------------------------------------------------------------------------- workers
 
     def new_worker(self, joined_s: float) -> Worker:
-        worker = Worker(len(self.ever) + 1, self.clock, self.rng, joined_s)
+        worker = Worker(len(self.ever) + 1, self.clock, self.traits, joined_s)
         self.ever.append(worker)
         self.workers[worker.address] = worker
         self.heap.after(
-            self.rng.expovariate(1 / self.size.worker_life_s), partial(self.leave, worker)
+            self.traits.expovariate(1 / self.size.worker_life_s), partial(self.leave, worker)
         )
         return worker
 
@@ -241,6 +253,11 @@ class Population:
         self.heap.after(life_s, partial(self.replace_client, client))
         return client
 
+    def buyer(self) -> Client:
+        """Whose job the next one is: arrivals without memory over all that have jobs."""
+        buyers = [client for client in self.present if client.active] or self.present
+        return self.rng.choice(buyers)
+
     def replace_client(self, client: Client) -> None:
         client.gone = True
         self.present.remove(client)
@@ -274,13 +291,15 @@ class Population:
             return
         worker = self.workers.get(address)
         self.jobs.tally.dials += self.jobs.measuring
-        self.flow.connect(client)
+        if self.jobs.measuring:
+            self.flow.connect(client)
         if worker is None or len(worker.sessions) >= SESSIONS_PER_WORKER_MAX:
             self.jobs.tally.dials_failed += self.jobs.measuring
             client.put_off[address] = self.clock.now_s + 600.0
             self.heap.after(contacts.DIAL_S, partial(self.fill, client))
             return
-        self.flow.connect(worker)
+        if self.jobs.measuring:
+            self.flow.connect(worker)
         client.sessions[address] = worker
         worker.sessions[client] = None
         if client.active:
@@ -298,7 +317,8 @@ class Population:
         self.count_session(client, worker, opened_s)
 
     def count_session(self, client: Client, worker: Worker, opened_s: float) -> None:
-        seconds = self.clock.now_s - max(opened_s, self.size.warm_s)
+        end_s = self.size.warm_s + self.size.measured_s
+        seconds = min(self.clock.now_s, end_s) - max(opened_s, self.size.warm_s)
         if seconds > 0:
             for node in (client, worker):
                 self.flow.session(node, seconds, subscribed=client.active)
@@ -342,10 +362,10 @@ class Population:
 
     # ------------------------------------------------------------------------------------- start
 
-    def begin(self) -> None:
+    def begin(self, *, clients: int) -> None:
         for _ in range(self.size.nodes):
             self.veteran()
-        for _ in range(self.size.nodes):
+        for _ in range(clients):
             self.new_client()
         self.heap.after(self.size.warm_s, self.begin_joins)
 
@@ -353,6 +373,5 @@ class Population:
         """Workers join as often as they leave, and at least as many as `probes`."""
         mean = self.size.nodes * self.size.measured_s / self.size.worker_life_s
         count = max(self.size.probes, round(mean))
-        # Not at the very end: each is watched for some time.
         for number in range(count):
-            self.heap.after(self.size.measured_s * 0.7 * (number + 0.5) / count, self.join)
+            self.heap.after(self.size.joins_s * (number + 0.5) / count, self.join)

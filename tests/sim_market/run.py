@@ -10,8 +10,10 @@ from node.protocol import limits
 from node.protocol.scoring import Need
 from node.roles import hints, seller
 from tests.sim_market import costs
+from tests.sim_market.parties import SLOTS, Client, Clock, Worker
 from tests.sim_market.population import Population, Size
-from tests.sim_market.world import SLOTS, Client, Clock, Heap, Jobs, Tally, Worker
+from tests.sim_market.scheduler import Scheduler
+from tests.sim_market.world import Heap, Jobs, Tally
 
 LOOKUP_QUERIES = 30
 """Of one DHT look-up: about 20 on the way to the closest, and 10 of those for the providers."""
@@ -21,6 +23,9 @@ JOB_S_MEAN = 20.0
 """About, at half load."""
 COMPARED = 40_000
 """Pairs of choice and worker for which the best of all is looked for."""
+SAMPLES_MIN = 400
+LAST_JOBS_S = 60.0
+"""The market goes on for so long, for the jobs that began in the measured time."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +54,8 @@ class Outcome:
 
     nodes: int
     joined: int
+    competitive: int
+    """Of those that joined: no dearer and slower than the median of all, at the value of time."""
     jobs_per_s: float
     utilisation: float
     topic_messages_per_s: float
@@ -60,7 +67,13 @@ class Outcome:
     busiest_is: str
     found: Spread
     awarded: Spread
+    awarded_competitive: Spread
+    cost_ratio: float
+    """What jobs cost in the end, time at its value, over what they cost when somebody who knows
+    everything places them all (`scheduler`)."""
     choice_ratio: float
+    """The score of a choice over the best of all workers at that moment, in this market: what one
+    client alone could gain by knowing everything."""
     choice_ratio_p95: float
     load_max_over_mean: float
     load_gini: float
@@ -72,40 +85,49 @@ class Outcome:
 
 def simulate(size: Size) -> Outcome:
     began = time.monotonic()
-    rng, clock, tally = random.Random(size.seed), Clock(), Tally()
+    market, people = _play(size, Jobs, clients=size.nodes)
+    best, _ = _play(size, Scheduler, clients=1)
+    return _outcome(size, people, market.tally, best.tally, time.monotonic() - began)
+
+
+def _play(size: Size, kind: type[Jobs], *, clients: int) -> tuple[Jobs, Population]:
+    """A market of one kind, from its start until its last measured jobs have ended."""
+    rng, sizes, clock, tally = random.Random(size.seed), random.Random(size.seed), Clock(), Tally()
     heap = Heap(clock)
-    jobs = Jobs(heap, clock, rng, tally)
+    jobs = kind(heap, clock, rng, sizes, tally)
     people = Population(size, heap, clock, jobs, rng)
-    people.begin()
+    if isinstance(jobs, Scheduler):
+        jobs.workers = people.workers
+    people.begin(clients=clients)
     rate = size.load * size.nodes * SLOTS / JOB_S_MEAN
-    heap.after(20.0, partial(_next_job, heap, jobs, people, rng, rate))
+    heap.after(20.0, partial(_next_job, heap, jobs, people, sizes, rate))
     heap.run_until(size.warm_s - 1e-6)
     jobs.measuring = True
-    jobs.omniscient = partial(_best_of_all, jobs, people)
-    samples = max(40, COMPARED // size.nodes)
+    jobs.omniscient = partial(_best_of_all, people)
+    samples = max(SAMPLES_MIN, COMPARED // size.nodes)
     jobs.omniscient_every = max(1, int(rate * size.measured_s / samples))
     for worker in people.ever:
         worker.pushes = 0
         worker.busy_s = 0.0
     heap.run_until(size.warm_s + size.measured_s)
+    jobs.measuring = False
+    people.pushed = {id(worker): worker.pushes for worker in people.ever}
+    heap.run_until(size.warm_s + size.measured_s + LAST_JOBS_S)
     for client in people.clients:
         for worker in tuple(client.sessions.values()):
             people.close(client, worker)
-    return _outcome(size, people, tally, time.monotonic() - began)
+    return jobs, people
 
 
-def _next_job(heap: Heap, jobs: Jobs, people: Population, rng: random.Random, rate: float) -> None:
-    """Of somebody that is there and has jobs: arrivals without memory over all of them."""
-    for _ in range(20):
-        client = rng.choice(people.present)
-        if client.active and not client.gone:
-            jobs.arrive(client)
-            break
-    heap.after(rng.expovariate(rate), partial(_next_job, heap, jobs, people, rng, rate))
+def _next_job(
+    heap: Heap, jobs: Jobs, people: Population, sizes: random.Random, rate: float
+) -> None:
+    jobs.arrive(people.buyer())
+    heap.after(sizes.expovariate(rate), partial(_next_job, heap, jobs, people, sizes, rate))
 
 
-def _best_of_all(jobs: Jobs, people: Population, need: Need) -> int:
-    return min(jobs.true_score(worker, need) for worker in people.workers.values())
+def _best_of_all(people: Population, need: Need) -> int:
+    return min(worker.real_score(need) for worker in people.workers.values() if not worker.full())
 
 
 def _cost(
@@ -168,7 +190,7 @@ def _cost(
     )
 
 
-def _outcome(size: Size, people: Population, tally: Tally, took_s: float) -> Outcome:
+def _outcome(size: Size, people: Population, tally: Tally, best: Tally, took_s: float) -> Outcome:
     seconds = size.measured_s
     # The probes are our instrument: the topic carries as many newcomers as the churn brings.
     natural = size.nodes * seconds / size.worker_life_s / max(len(people.newcomers), 1)
@@ -179,8 +201,8 @@ def _outcome(size: Size, people: Population, tally: Tally, took_s: float) -> Out
         return _cost(
             sessions=people.flow.session_s.get(id(node), 0.0) / seconds,
             subscribed=people.flow.subscribed_s.get(id(node), 0.0) / seconds,
-            pushed=node.pushes / seconds if isinstance(node, Worker) and jobs else 0.0,
-            connects=people.flow.connects.get(id(node), 0) / (size.warm_s + seconds),
+            pushed=people.pushed.get(id(node), 0) / seconds if jobs else 0.0,
+            connects=people.flow.connects.get(id(node), 0) / seconds,
             topic=topic,
             known=size.nodes,
             sells=sells,
@@ -196,10 +218,13 @@ def _outcome(size: Size, people: Population, tally: Tally, took_s: float) -> Out
     if near_key.bytes_per_s > busiest.bytes_per_s:
         busiest, kind = near_key, "closest to the model's key in the DHT"
     loads = [worker.busy_s / SLOTS / seconds for worker in stayed]
-    new = people.newcomers
+    new = [each.worker for each in people.newcomers]
+    usual = _at(sorted(worker.alone_score() for worker in people.workers.values()), 0.5)
+    good = [worker for worker in new if worker.alone_score() <= usual]
     return Outcome(
         nodes=size.nodes,
         joined=len(new),
+        competitive=len(good),
         jobs_per_s=round(tally.jobs / seconds, 2),
         utilisation=round(sum(loads) / len(loads), 3),
         topic_messages_per_s=round(topic, 3),
@@ -207,8 +232,10 @@ def _outcome(size: Size, people: Population, tally: Tally, took_s: float) -> Out
         worker=_mean(costs_workers),
         busiest=busiest,
         busiest_is=kind,
-        found=_spread([_since(n.found_s, n.worker) for n in new]),
-        awarded=_spread([_since(n.worker.first_award_s, n.worker) for n in new]),
+        found=_spread([_since(each.found_s, each.worker) for each in people.newcomers]),
+        awarded=_spread([_since(worker.first_award_s, worker) for worker in new]),
+        awarded_competitive=_spread([_since(worker.first_award_s, worker) for worker in good]),
+        cost_ratio=_cost_ratio(tally, best),
         choice_ratio=round(sum(tally.ratios) / max(len(tally.ratios), 1), 4),
         choice_ratio_p95=round(_at(sorted(tally.ratios), 0.95), 3),
         load_max_over_mean=round(max(loads) * len(loads) / (sum(loads) or 1), 2),
@@ -218,6 +245,13 @@ def _outcome(size: Size, people: Population, tally: Tally, took_s: float) -> Out
         dials_failed_percent=round(100 * tally.dials_failed / max(tally.dials, 1), 2),
         took_s=round(took_s, 1),
     )
+
+
+def _cost_ratio(market: Tally, best: Tally) -> float:
+    """Over the jobs that ended well in both; hardly any end otherwise."""
+    both = market.costs.keys() & best.costs.keys()
+    costs, least = (sum(each.costs[number] for number in both) for each in (market, best))
+    return round(costs / (least or 1.0), 4)
 
 
 def _near_key(size: Size, topic: float) -> Cost:

@@ -20,3 +20,4 @@ def test_a_market_of_a_hundred_is_quiet_and_finds_its_newcomers() -> None:
     # Clients that joined a second ago and know nobody.
     assert found.failed_percent < 1.0
     assert 1.0 <= found.choice_ratio < 1.5
+    assert found.cost_ratio < 1.05
