@@ -10,6 +10,7 @@ TOKENS_PER_PRICE: Final = 1_000_000
 
 BPS_PER_WHOLE: Final = 10_000
 MS_PER_S: Final = 1_000
+US_PER_S: Final = 1_000_000
 
 MICRO_MAX: Final = 2**63 - 1
 """Largest amount of any statement: it fits SQLite's integer and the contract's uint96."""

@@ -115,7 +115,6 @@ def buyer_of(config: Config, key: bytes, ports: BuyerPorts) -> Buyer:
         market=market,
         payer=payer,
         payer_account=address,
-        config=config.client,
         rng=ports.rng,
     )
     return Buyer(

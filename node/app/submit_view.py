@@ -12,8 +12,9 @@ from node.app.terminal import harmless, one_line
 from node.protocol.auction_record import AuctionRecord
 from node.protocol.frames import Refusal, Refused
 from node.protocol.signing import checksum
-from node.protocol.statements import Finish, Lock
+from node.protocol.statements import Finish, Lock, Terms
 from node.roles.client import Outcome
+from node.roles.job_run import Attempt
 from node.roles.market import Candidate, Effect, Event
 from node.units import MS_PER_S, format_micro
 
@@ -33,6 +34,8 @@ class SubmitView:
         self.reader_gone = trio.Event()
         """Set once stdout takes no more."""
         self._terminal = sys.stdout.isatty()
+        self._resuming = False
+        """The answer is begun, and its worker has stopped."""
 
     def ready(self) -> None:
         """The node is on the network."""
@@ -43,10 +46,15 @@ class SubmitView:
 
     def awarded(self, candidate: Candidate, record: AuctionRecord) -> None:
         """A worker was chosen: show from which bids, and why."""
-        self.awarded_s = self._elapsed_s()
+        if self.first_token_s is None:
+            self.awarded_s = self._elapsed_s()
+        worker = checksum(candidate.session.peer)
+        if self._resuming:  # in the middle of an answer a table is in the way
+            self.say(f"continued by {worker}: {candidate.reason}")
+            return
         for line in bid_lines(record):
             self.say(line)
-        self.say(f"awarded to {checksum(candidate.session.peer)}: {candidate.reason}")
+        self.say(f"awarded to {worker}: {candidate.reason}")
 
     def refused(self, candidate: Candidate, refusal: Refusal) -> None:
         """It would not."""
@@ -59,6 +67,16 @@ class SubmitView:
     def failed(self, candidate: Candidate, why: str) -> None:
         """It gave nothing."""
         self.say(f"{checksum(candidate.session.peer)}: {why}; looking for another")
+
+    def hedged(self, candidate: Candidate, after_s: float) -> None:
+        """Its acceptance is late."""
+        worker = checksum(candidate.session.peer)
+        self.say(f"{worker} has not accepted after {after_s:.1f} s; another is asked as well")
+
+    def stopped(self, candidate: Candidate, why: str) -> None:
+        """It ended in mid-answer."""
+        self._resuming = True
+        self.say(f"{checksum(candidate.session.peer)} stopped: {why}; looking for who goes on")
 
     def locking(self, candidate: Candidate, lock: Lock) -> None:
         """It gives no credit, and there is no other choice."""
@@ -101,7 +119,7 @@ class SubmitView:
     def _report(
         self, outcome: Outcome, *, model: str, text: str, path: str | None
     ) -> dict[str, Any]:
-        job, terms = outcome.attempt.job, outcome.attempt.job.terms
+        terms = outcome.attempt.job.terms
         return {
             "job_id": outcome.job.hex(),
             "model": model,
@@ -110,15 +128,11 @@ class SubmitView:
             "text": text,
             "finish_reason": _finish(outcome),
             "failure": outcome.failure or None,
-            "tokens_in": job.award.tokens_in,
-            "tokens_cached": job.tokens_cached,
-            "tokens_out": job.tokens_out,
-            "amount_micro": job.accepted_micro,
-            "prices": {
-                "in": terms.price_in,
-                "cached": terms.price_cached,
-                "out": terms.price_out,
-            },
+            "tokens_in": outcome.tokens_in,
+            "tokens_cached": outcome.segments[0].job.tokens_cached,
+            "tokens_out": outcome.tokens_out,
+            "amount_micro": outcome.amount_micro,
+            "prices": _prices(terms),
             "seed": outcome.seed,
             "auction": outcome.auction.record().to_json(),
             "timings": {
@@ -128,14 +142,16 @@ class SubmitView:
                 "total_ms": _ms(self._elapsed_s()),
             },
             "receipt": path,
+            "segments": [_segment(each) for each in outcome.segments],
         }
 
     def _summary(self, outcome: Outcome, path: str | None) -> None:
-        job = outcome.attempt.job
+        workers = len(outcome.segments)
         self.say(
-            f"{job.award.tokens_in} tokens in, {job.tokens_out} out, "
-            f"{format_micro(job.accepted_micro)} paid; first token after "
+            f"{outcome.tokens_in} tokens in, {outcome.tokens_out} out, "
+            f"{format_micro(outcome.amount_micro)} paid; first token after "
             f"{self.first_token_s or 0:.2f} s, {self._elapsed_s():.2f} s in all"
+            + (f"; by {workers} workers, one after another" if workers > 1 else "")
         )
         if path is not None:
             self.say(f"receipt: {path}")
@@ -156,6 +172,27 @@ def bid_lines(record: AuctionRecord) -> list[str]:
             + (f"  ({bid['objection']})" if bid["objection"] else "")
         )
     return lines
+
+
+def _segment(attempt: Attempt) -> dict[str, Any]:
+    """What one worker did of the answer, and why it did no more."""
+    job, terms = attempt.job, attempt.job.terms
+    return {
+        "attempt": job.award.attempt,
+        "worker": checksum(terms.worker),
+        "position": job.award.position,
+        "tokens_in": job.award.tokens_in,
+        "tokens_cached": job.tokens_cached,
+        "tokens_out": job.tokens_out,
+        "amount_micro": job.accepted_micro,
+        "prices": _prices(terms),
+        "receipt": job.receipt is not None,
+        "stopped": job.failure or None,
+    }
+
+
+def _prices(terms: Terms) -> dict[str, int]:
+    return {"in": terms.price_in, "cached": terms.price_cached, "out": terms.price_out}
 
 
 def _finish(outcome: Outcome) -> str:

@@ -70,6 +70,8 @@ def start(
     reached: Reached,
     tracks: Mapping[Address, Track],
     newcomers_permille: int = OK_WHOLE,
+    without: frozenset[Address] = frozenset(),
+    urgent: bool = False,
 ) -> Step:
     """Begin an auction.
 
@@ -83,6 +85,9 @@ def start(
         reached: Who has a session; with nothing pending and offers at hand the award is direct.
         tracks: What was measured of workers with this model.
         newcomers_permille: The record of newcomers together, `scoring.newcomers_after`.
+        without: Workers that are not to be awarded: they had the job before.
+        urgent: Somebody waits for the next token: one offer within the limits is enough, and nobody
+            is asked while there is one.
     """
     state = State(
         need=need,
@@ -99,8 +104,9 @@ def start(
         reach=reached.workers,
         networks=reached.networks,
         pending=reached.pending,
+        banned=without,
     )
-    if reached.pending or _is_cold(state) or _is_large(state):
+    if not urgent and (reached.pending or _is_cold(state) or _is_large(state)):
         state = _to_ask(state)
     return _advance(state, now_s)
 

@@ -70,6 +70,16 @@ class ClientJob:
         """Output tokens of the job, all segments together."""
         return self.award.position + self.tokens_out
 
+    @property
+    def delivering(self) -> bool:
+        """More output may be accepted."""
+        return self.phase in (Phase.AWARDED, Phase.STREAMING)
+
+    @property
+    def spent_micro(self) -> int:
+        """Most that the segment may come to cost, as far as it has come."""
+        return max(self.accepted_micro, min(cost_at(self, self.tokens_out), self.award.cap))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:

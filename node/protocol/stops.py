@@ -121,7 +121,9 @@ class Output:
         """
         if stops and decode is None:
             raise ValueError("stop strings need text")
+        self._decode = decode
         self._text = TextStream(decode) if decode else None
+        self._stops = tuple(stops)
         self._matcher = StopMatcher(stops)
         self._eos = frozenset() if ignore_eos else frozenset(eos_ids)
         self._max_tokens = max_tokens
@@ -152,6 +154,18 @@ class Output:
     def rest(self) -> str:
         """Text that is held back, for an output that was cut off from outside."""
         return self._rest()
+
+    def replayed(self, ids: Iterable[int]) -> "Output":
+        """The same output with these ids alone, where others were pushed that don't count."""
+        again = Output(
+            decode=self._decode,
+            eos_ids=self._eos,
+            stops=self._stops,
+            max_tokens=self._max_tokens,
+        )
+        for token in ids:
+            again.push(token)
+        return again
 
     def _end(self, finish: FinishReason, text: str) -> Piece:
         # An unfinished character, or half a stop string, is text after all.

@@ -22,13 +22,12 @@ class AnyAnswer(Protocol):
         ...
 
     @property
-    def untouched(self) -> bool:
-        """Nothing was looked at: another worker may begin it."""
+    def output(self) -> bytes:
+        """What was accepted, as a disclosure and the prefix of a continuation hold it."""
         ...
 
-    @property
-    def output(self) -> bytes:
-        """What was accepted, as a disclosure holds it."""
+    def resume(self) -> None:
+        """A worker's part has ended: the next one goes on right after what was accepted."""
         ...
 
     def read(self, data: bytes) -> tuple[Item, ...]:
@@ -95,10 +94,13 @@ class Answer:
         self.logprobs: list[TokenLogprob] = []
         self.text = ""
 
-    @property
-    def untouched(self) -> bool:
-        """No id was looked at: another worker may begin it."""
-        return self._output.count == 0
+    def resume(self) -> None:
+        """A worker's part has ended: the next one goes on right after what was accepted."""
+        self._pending.clear()
+        if self._broken:
+            self._output = self._output.replayed(self.ids)
+            self._text_bytes = len(self.text.encode(errors="replace"))
+            self._broken = False
 
     @property
     def output(self) -> bytes:

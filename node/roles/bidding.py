@@ -31,7 +31,7 @@ from node.protocol.choice import Choice
 from node.protocol.fields import Address, Hash, Signed
 from node.protocol.frames import Refusal
 from node.protocol.offers import Standing
-from node.protocol.scoring import Need, Preferences, Track
+from node.protocol.scoring import Figures, Need, Preferences, Track
 from node.protocol.statements import Ask, Terms
 from node.roles.ports import Clock, Session
 
@@ -49,8 +49,8 @@ class Candidate:
     terms_digest: Hash
     score: int
     """Micro: price plus the value of the predicted time."""
-    predicted_s: float
-    """From award to last token."""
+    predicted: Figures
+    """How fast it is expected to be."""
     price_micro: int
     """Most that the job costs on these terms."""
     reason: str
@@ -121,6 +121,8 @@ class Auction:
         key: bytes,
         rng: random.Random,
         observer: Observer | None,
+        without: frozenset[Address] = frozenset(),
+        urgent: bool = False,
     ) -> None:
         """
         Args:
@@ -133,6 +135,8 @@ class Auction:
             key: 32-byte session key that signs the ask.
             rng: Seed of the draws, nonce of the ask.
             observer: Told of every event and effect.
+            without: Workers that had the job before, and are not to have it again.
+            urgent: An offer at hand is taken without asking around.
         """
         self.need = need
         self.prefs = prefs
@@ -143,6 +147,8 @@ class Auction:
         self._key = key
         self._rng = rng
         self._observer = observer
+        self._without = without
+        self._urgent = urgent
         self._state: State | None = None
         self._choice: Choice | None = None
         self._failure: str | None = None
@@ -194,6 +200,11 @@ class Auction:
             self._desk.turned_down(candidate, None, its_fault=False)
         self.apply(AwardLost(reason=reason, failed=failed))
 
+    @property
+    def begun(self) -> bool:
+        """There is an account to give."""
+        return self._state is not None
+
     def record(self) -> AuctionRecord:
         """The account so far: bids, refusals, winner and reason."""
         assert self._state is not None, "next() comes first"
@@ -223,6 +234,8 @@ class Auction:
                 reached=self._desk.reached(self.need.model),
                 tracks=self._desk.tracks(self.need.model),
                 newcomers_permille=self._desk.newcomers_permille(),
+                without=self._without,
+                urgent=self._urgent,
             )
         )
 
@@ -259,7 +272,7 @@ class Auction:
                 terms=choice.standing.signed,
                 terms_digest=choice.standing.digest,
                 score=choice.estimate.score,
-                predicted_s=choice.estimate.total_ms / 1000,
+                predicted=choice.estimate.predicted,
                 price_micro=choice.estimate.price_micro,
                 reason=choice.reason,
             )

@@ -2,29 +2,25 @@
 
 import json
 import random
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import structlog
 import trio
 
-from node.config import ClientConfig
-from node.errors import NodeError, Unavailable, WalletError
-from node.protocol import chain_hash, job_client, signing
-from node.protocol.fields import ZERO_HASH, Address, JobId
-from node.protocol.frames import AwardFrame, Refused, VoucherFrame
-from node.protocol.job_client import ClientJob
-from node.protocol.payer_state import TabTaken
-from node.protocol.statements import Award, CutoffReason, Terms
+from node.errors import NodeError, WalletError
+from node.protocol.fields import Address, JobId
+from node.protocol.statements import CutoffReason
 from node.roles import sealing
 from node.roles.answer import AnyAnswer
-from node.roles.guarantee import await_lock, give_lock
 from node.roles.job_run import Attempt, JobRun, Watcher
-from node.roles.market import Auction, Candidate, Market
-from node.roles.order import Order, send_order
+from node.roles.leg import Buyer
+from node.roles.market import Auction, Market
+from node.roles.order import Order
 from node.roles.payer import Payer
-from node.roles.ports import Session, Transport
-from node.roles.purchase import Evidence, Purchase, PurchasePorts
+from node.roles.ports import Transport
+from node.roles.purchase import PurchasePorts
+from node.roles.relay import Relay
 from node.roles.stores import JobState
 
 log = structlog.get_logger("client")
@@ -37,15 +33,39 @@ class Outcome:
     order: Order
     job: JobId
     seed: int
-    attempt: Attempt
-    auction: Auction
+    segments: tuple[Attempt, ...]
+    """At least one, in order: those that brought output, and how the job ended."""
+    auctions: tuple[Auction, ...]
+    """In which their workers were chosen."""
+    failure: str
+    """What ended it early, and why nobody went on; empty when nothing did."""
     transcript: bytes
     disclosure: bytes
 
     @property
-    def failure(self) -> str:
-        """What ended it early; empty when nothing did."""
-        return self.attempt.job.failure
+    def attempt(self) -> Attempt:
+        """The last segment."""
+        return self.segments[-1]
+
+    @property
+    def auction(self) -> Auction:
+        """In which the last segment's worker was chosen."""
+        return self.auctions[-1]
+
+    @property
+    def tokens_in(self) -> int:
+        """Of the prompt."""
+        return self.segments[0].job.award.tokens_in
+
+    @property
+    def tokens_out(self) -> int:
+        """Of the whole answer."""
+        return self.attempt.job.position
+
+    @property
+    def amount_micro(self) -> int:
+        """What all segments together cost."""
+        return sum(segment.job.accepted_micro for segment in self.segments)
 
 
 class Client:
@@ -59,7 +79,6 @@ class Client:
         market: Market,
         payer: Payer,
         payer_account: Address,
-        config: ClientConfig,
         rng: random.Random,
     ) -> None:
         """
@@ -69,15 +88,12 @@ class Client:
             market: Where candidates come from.
             payer: Whose deposit pays.
             payer_account: The account that awards name as payer.
-            config: Limits of the owner.
             rng: Job ids, salts and seeds; cryptographic outside of simulations.
         """
         self._ports = ports
-        self._transport = transport
         self._market = market
         self._payer = payer
-        self._account = payer_account
-        self._config = config
+        self._buyer = Buyer(ports=ports, client=transport.address, account=payer_account, rng=rng)
         self._rng = rng
         self._runs: set[JobRun] = set()
 
@@ -102,15 +118,19 @@ class Client:
         """
         order.check()
         job = job or self._rng.randbytes(16)
-        auction = self._market.auction(order.need, order.preferences, observer=watcher.market)
         seed = self._rng.getrandbits(64) if order.seed is None else order.seed
         run = JobRun(
-            order=order, answer=answer, watcher=watcher, job=job, seed=seed, auction=auction
+            order=order,
+            answer=answer,
+            watcher=watcher,
+            job=job,
+            seed=seed,
+            began_s=self._ports.clock.monotonic_s(),
         )
         await self._ports.store.begin_job(job=job, model=order.model, at_ms=self._unix_ms())
         self._runs.add(run)
         try:
-            return await self._settle(run, await self._buy(run))
+            return await self._seal(run, await self._buy(run))
         except NodeError as error:
             # While all of this node ends, the reason is not this one.
             await trio.lowlevel.checkpoint_if_cancelled()
@@ -123,9 +143,7 @@ class Client:
     async def cancel(self, reason: CutoffReason, why: str, *, job: JobId | None = None) -> None:
         """Cut off a job, or every job under way: what was delivered is paid, kept and proven."""
         for run in [run for run in self._runs if job in (None, run.job)]:
-            run.cancel(why)
-            if run.purchase is not None:
-                await run.purchase.cancel(reason, why)
+            await run.cancel(reason, why)
 
     async def recover(self) -> None:
         """Free what jobs of a process that died had set aside; what they had accepted is paid."""
@@ -137,195 +155,47 @@ class Client:
             except WalletError as error:
                 log.warning("an earlier job is not settled", job=each.job.hex(), reason=str(error))
 
-    async def _buy(self, run: JobRun) -> Attempt:
-        while True:
-            with run.cancellable():
-                run.begun = True
-                candidate = await run.auction.next()
-            objection = run.objection(candidate, escrow=self._ports.domain.escrow)
-            if objection:
-                run.auction.lost(candidate, objection, failed=False)
-                continue
-            run.watcher.awarded(candidate, run.auction.record())
-            attempt = await self._try(run, candidate)
-            if attempt is not None:
-                return attempt
-
-    async def _try(self, run: JobRun, candidate: Candidate) -> Attempt | None:
-        """Award to one worker; None if nothing came of it and another may do the job."""
-        try:
-            attempt = await self._attempt(run, candidate)
-        except (_NotSent, TabTaken) as error:
-            self._pass_over(run, candidate, str(error), failed=False)
-            return None
-        except NodeError:
-            self._market.turned_down(candidate, None, its_fault=False)
-            raise
-        job = attempt.job
-        if job.refusal is not None:
-            run.lost_micro += job.accepted_micro
-            await self._refused(run, candidate, job)
-            return None
-        if job.failure and not job.tokens_out and run.answer.untouched and not run.cancelled:
-            run.lost_micro += job.accepted_micro
-            self._pass_over(run, candidate, job.failure, failed=True)
-            return None
-        self._measure(candidate, attempt)
-        return attempt
-
-    def _pass_over(self, run: JobRun, candidate: Candidate, why: str, *, failed: bool) -> None:
-        run.watcher.failed(candidate, why)
-        run.auction.lost(candidate, why, failed=failed)
-
-    async def _refused(self, run: JobRun, candidate: Candidate, job: ClientJob) -> None:
-        refusal = job.refusal
-        assert refusal is not None
-        run.watcher.refused(candidate, refusal)
-        if refusal.code == Refused.LOCK_REQUIRED and run.needs_lock(job.terms.worker):
-            lock = await give_lock(
-                self._payer,
-                candidate.session,
-                payee=job.terms.payee,
-                total_micro=refusal.lock_total,
-                cap_micro=job.award.cap,
-                clock=self._ports.clock,
-            )
-            if lock is not None:
-                run.lock = lock.statement
-                run.watcher.locking(candidate, run.lock)
-                with run.cancellable():
-                    await await_lock(self._payer, run.lock)
-                # Its terms have run out meanwhile; it pushes new ones.
-                refusal = replace(refusal, offer=None)
-        run.auction.refused(candidate, refusal)
-
-    async def _attempt(self, run: JobRun, candidate: Candidate) -> Attempt:
-        terms = candidate.terms.statement
-        request = run.order.request(self._rng.randbytes(32))
-        award = self._award(run, candidate, request)
-        digest = signing.digest(award, self._ports.domain)
-        await self._payer.reserve(
-            job=run.job,
-            attempt=award.attempt,
-            worker=terms.worker,
-            terms=terms,
-            cap_micro=award.cap,
-        )
-        run.attempts += 1
-        try:
-            signed = signing.sign(award, self._ports.domain, self._ports.key)
-            await self._ports.store.save_award(digest=digest, award=signed, terms=candidate.terms)
-            run.check()
-            prepaid = await self._prepay(run, terms, award)
-            job = job_client.start(award, digest, terms, prepaid_micro=terms.prepay)
-            evidence = Evidence(terms=candidate.terms, award=signed)
-            awarded_s = self._ports.clock.monotonic_s()
-            purchase = await self._purchase(run, candidate.session, job, evidence, request, prepaid)
-        finally:
-            voucher = await self._payer.release(job=run.job, attempt=award.attempt)
-        return Attempt(
-            job=purchase.job,
-            evidence=evidence,
-            voucher=voucher,
-            request=request,
-            awarded_s=awarded_s,
-            first_token_s=purchase.first_token_s,
-            ended_s=self._ports.clock.monotonic_s(),
-        )
-
-    async def _purchase(
-        self,
-        run: JobRun,
-        session: Session,
-        job: ClientJob,
-        evidence: Evidence,
-        request: bytes,
-        prepaid: VoucherFrame | None,
-    ) -> Purchase:
-        run.check()
-        try:
-            channel = session.open_channel(run.job)
-        except Unavailable as error:
-            raise _NotSent(str(error)) from error
-        purchase = run.purchase = Purchase(job, channel, run.answer, self._ports, evidence=evidence)
+    async def _buy(self, run: JobRun) -> Relay:
+        """Have it delivered and paid for."""
         failure: NodeError | None = None
-        try:
-            async with trio.open_nursery() as nursery:
-                # Beside the purchase: a refusal may come before the request is out.
-                frame = AwardFrame(job=run.job, award=evidence.award, voucher=prepaid)
-                nursery.start_soon(send_order, channel, frame, request)
-                try:
-                    await purchase.run()
-                except NodeError as error:  # raised again outside, where no group wraps it
-                    failure = error
+        async with trio.open_nursery() as nursery:
+            relay = Relay(run, buyer=self._buyer, market=self._market, nursery=nursery)
+            try:
+                await relay.deliver()
+                await relay.settle()
+            except NodeError as error:  # raised again outside, where no group wraps it
+                failure = error
                 nursery.cancel_scope.cancel()
-        finally:
-            channel.close()
         if failure is not None:
             raise failure
-        return purchase
+        return relay
 
-    def _award(self, run: JobRun, candidate: Candidate, request: bytes) -> Award:
-        order, terms = run.order, candidate.terms.statement
-        return Award(
-            client=self._transport.address,
-            payer=self._account,
-            worker=terms.worker,
-            job=run.job,
-            attempt=run.attempts,
-            terms=candidate.terms_digest,
-            request=signing.keccak256(request),
-            request_bytes=len(request),
-            tokens_in=len(order.prompt),
-            output_max=order.output_max,
-            cap=order.cost_micro(terms),
-            seed=run.seed,
-            position=0,
-            chain=chain_hash.start(self._transport.address, run.job),
-            previous=ZERO_HASH,
-            issued_ms=self._unix_ms(),
-        )
-
-    async def _prepay(self, run: JobRun, terms: Terms, award: Award) -> VoucherFrame | None:
-        if terms.prepay == 0:
-            return None
-        return await self._payer.prepay(
-            job=run.job, attempt=award.attempt, amount_micro=terms.prepay
-        )
-
-    def _measure(self, candidate: Candidate, attempt: Attempt) -> None:
-        job, first_s = attempt.job, attempt.first_token_s
-        took_s = attempt.ended_s - first_s if first_s is not None else 0.0
-        rate_tps = (job.tokens_out - 1) / took_s if job.tokens_out > 1 and took_s > 0 else None
-        self._market.measured(
-            worker=candidate.session.peer,
-            model=job.terms.model,
-            tokens_in=job.award.tokens_in,
-            first_token_s=None if first_s is None else first_s - attempt.awarded_s,
-            rate_tps=rate_tps,
-            ok=not job.failure,
-        )
-
-    async def _settle(self, run: JobRun, attempt: Attempt) -> Outcome:
+    async def _seal(self, run: JobRun, relay: Relay) -> Outcome:
         """Seal what happened, and keep it."""
-        proof = await self._payer.receipt_proof(job=run.job, attempt=attempt.job.award.attempt)
+        segments = tuple(leg.attempt for leg in relay.legs)
+        auctions = tuple(leg.auction for leg in relay.legs)
         file, disclosure = sealing.seal(
-            attempt.job,
-            attempt.evidence,
+            [
+                sealing.Part(
+                    attempt=segment,
+                    record=auction.record(),
+                    proof=await self._payer.receipt_proof(
+                        job=run.job, attempt=segment.job.award.attempt
+                    ),
+                )
+                for segment, auction in zip(segments, auctions, strict=True)
+            ],
             run.answer,
             domain=self._ports.domain,
             key=self._ports.key,
-            record=run.auction.record(),
-            request=attempt.request,
-            voucher=attempt.voucher,
-            proof=proof,
         )
         outcome = Outcome(
             order=run.order,
             job=run.job,
             seed=run.seed,
-            attempt=attempt,
-            auction=run.auction,
+            segments=segments,
+            auctions=auctions,
+            failure=_failure(run, relay),
             transcript=file,
             disclosure=disclosure,
         )
@@ -340,7 +210,7 @@ class Client:
 
     async def _failed(self, run: JobRun, why: str) -> None:
         summary: dict[str, Any] = {"failure": why}
-        if run.begun:
+        if run.auction is not None and run.auction.begun:
             summary["auction"] = run.auction.record().to_json()
         await self._ports.store.finish_job(
             job=run.job,
@@ -354,5 +224,11 @@ class Client:
         return self._ports.clock.unix_ms()
 
 
-class _NotSent(Unavailable):
-    """The award never left."""
+def _failure(run: JobRun, relay: Relay) -> str:
+    """Why the answer is not whole; empty if it is, or if the user wanted no more."""
+    failure = relay.legs[-1].job.failure
+    if run.cancelled and run.cancel_reason is not CutoffReason.CANCELLED:
+        return run.cancelled
+    if run.cancelled or not relay.gave_up:
+        return "" if run.cancelled and relay.gave_up else failure
+    return f"{failure}; nobody went on: {relay.gave_up}"

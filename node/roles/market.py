@@ -6,7 +6,7 @@ reach: so no auction can see a search finished before what it found is being dia
 
 import random
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import structlog
 import trio
@@ -28,6 +28,7 @@ from node.roles.hints import Hints
 from node.roles.measurements import Measurements
 from node.roles.ports import Clock, Inbound, Session, Transport
 from node.roles.quotas import Quota, Quotas
+from node.roles.standby import Standby
 from node.roles.stores import MarketStore
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Observer",
     "Preferences",
     "Sort",
+    "Standby",
 ]
 
 log = structlog.get_logger("market")
@@ -114,6 +116,7 @@ class Market:
         )
         """With the needs: what workers are compared by, when one has to go."""
         self._auctions: dict[int, Auction] = {}
+        self._standbys: set[Standby] = set()
         self._asks: OrderedDict[Hash, tuple[Auction, set[Address]]] = OrderedDict()
         self._unasked = 0
         self._quotas = Quotas(TERMS, total=TERMS_ALL)
@@ -148,15 +151,15 @@ class Market:
         self._contacts.want(model)
 
     def auction(
-        self, need: Need, prefs: Preferences, *, observer: Observer | None = None
+        self,
+        need: Need,
+        prefs: Preferences,
+        *,
+        observer: Observer | None = None,
+        without: frozenset[Address] = frozenset(),
+        urgent: bool = False,
     ) -> Auction:
-        """An auction of one job; it begins with the first `next()`.
-
-        Args:
-            need: The job's sizes.
-            prefs: Limits and order.
-            observer: Told of every event and effect, as it happens.
-        """
+        """An auction of one job; it begins with the first `next()`.  Arguments as `Auction`'s."""
         self.follow(need.model)
         self._needs[need.model], self._prefs = need, prefs
         self._needs.move_to_end(need.model)
@@ -172,7 +175,16 @@ class Market:
             key=self._key,
             rng=self._rng,
             observer=observer,
+            without=without,
+            urgent=urgent,
         )
+
+    def standby(self, need: Need, prefs: Preferences, out: Collection[Address]) -> Standby:
+        """Whoever would go on with a job that has a worker (of `out`); to be closed with it."""
+        standby = Standby(self, need=need, prefs=prefs, out=out, on_close=self._standbys.discard)
+        self._standbys.add(standby)
+        standby.tend()
+        return standby
 
     def measured(
         self,
@@ -243,6 +255,10 @@ class Market:
     def live_session(self, worker: Address) -> Session | None:
         """The session with a worker; it is kept until the job is measured or refused."""
         return self._contacts.hold(worker)
+
+    def let_go(self, worker: Address) -> None:
+        """The session with a worker, of `live_session`, is needed no more."""
+        self._contacts.release(worker)
 
     def send_ask(self, auction: Auction, ask: Signed[Ask], workers: tuple[Address, ...]) -> None:
         """Send an ask to workers, in the background."""
@@ -349,6 +365,9 @@ class Market:
         for auction in auctions:
             self._contacts.want(auction.need.model)
             auction.apply(self.reached(auction.need.model))
+        for standby in tuple(self._standbys):
+            self._contacts.want(standby.need.model)
+            standby.tend()
 
     def _tell(self, model: Hash, event: Event) -> None:
         for auction in tuple(self._auctions.values()):

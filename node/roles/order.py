@@ -31,14 +31,17 @@ class Order:
     """None: drawn by the client, after the price is bound."""
     preferences: Preferences
 
-    @property
-    def need(self) -> Need:
-        """What workers are told before one is chosen."""
+    def need(self, position: int = 0) -> Need:
+        """What workers are told before one is chosen.
+
+        Args:
+            position: Output tokens that the job has already: to read, and not to write again.
+        """
         return Need(
             model=self.model,
             tier=Tier.IDS,
-            tokens_in=len(self.prompt),
-            output_max=self.output_max,
+            tokens_in=len(self.prompt) + position,
+            output_max=self.output_max - position,
         )
 
     def check(self) -> None:
@@ -53,24 +56,30 @@ class Order:
         except PeerError as error:
             raise UsageError(f"the job can't be asked for: {error}") from error
 
-    def cost_micro(self, terms: Terms) -> int:
-        """Most that the job can cost on these terms, in micro."""
+    def cost_micro(self, terms: Terms, position: int = 0) -> int:
+        """Most that the job, or what follows `position`, can cost on these terms, in micro."""
+        need = self.need(position)
         return cost_micro(
-            tokens_in=len(self.prompt),
+            tokens_in=need.tokens_in,
             tokens_cached=0,
-            tokens_out=self.output_max,
+            tokens_out=need.output_max,
             price_in=max(terms.price_in, terms.price_cached),
             price_cached=0,
             price_out=terms.price_out,
         )
 
-    def request(self, salt: bytes) -> bytes:
-        """The body that the worker gets; 32 random bytes keep its hash from telling anything."""
+    def request(self, salt: bytes, prefix: bytes = b"") -> bytes:
+        """The body that the worker gets; 32 random bytes keep its hash from telling anything.
+
+        Args:
+            salt: The random bytes.
+            prefix: Output that the job has already: the worker goes on after it.
+        """
         return codec.encode(
             Request(
                 salt=salt,
                 prompt=codec.pack_ids(self.prompt),
-                prefix=b"",
+                prefix=prefix,
                 sampling=self.sampling,
                 stop=self.stop,
                 ignore_eos=self.ignore_eos,

@@ -1,8 +1,7 @@
 """Runs one segment at the client: `protocol.job_client` with its inputs and effects."""
 
-import math
 from dataclasses import dataclass, replace
-from typing import assert_never
+from typing import Protocol, assert_never
 
 import structlog
 import trio
@@ -23,6 +22,7 @@ from node.protocol.frames import (
 )
 from node.protocol.job_client import ClientJob, Phase
 from node.protocol.logprobs import TokenLogprob
+from node.protocol.scoring import Figures
 from node.protocol.segment_times import check_clocks, check_receipt_ending
 from node.protocol.statements import (
     Acceptance,
@@ -37,17 +37,12 @@ from node.roles.answer import AnyAnswer
 from node.roles.payer import Payer
 from node.roles.ports import Channel, Clock
 from node.roles.stores import ClientStore
-from node.units import MS_PER_S
+from node.roles.vigil import Vigil
 
 log = structlog.get_logger("client")
 
-ACCEPTANCE_S = 5.0
-RECEIPT_S = 5.0
-"""How long the receipt may take after the end, or after a cutoff."""
 CUTOFF_S = 2.0
 """How long a cutoff may wait for a worker that reads nothing."""
-FIRST_TOKEN_S_MAX = 60.0
-"""Promises of a first token later than this are not waited for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +55,24 @@ class PurchasePorts:
     store: ClientStore
     clock: Clock
     silence_s: float
-    """No token for this long: the worker is cut off.  For the first one its promise is added."""
+    """No token for this long: the worker is cut off, even where nobody else could go on.  For the
+    first one its promise is added."""
+
+
+class Overseer(Protocol):
+    """Who decides which of a job's purchases goes on."""
+
+    def takes(self) -> bool:
+        """The worker has accepted: whether it has the job, or another one was faster."""
+        ...
+
+    def replaceable(self) -> bool:
+        """Another worker is at hand that would go on."""
+        ...
+
+    def changed(self) -> None:
+        """The acceptance came, or output has ended; must be quick."""
+        ...
 
 
 @dataclass(slots=True, kw_only=True)
@@ -86,12 +98,32 @@ class Purchase:
         ports: PurchasePorts,
         *,
         evidence: Evidence,
+        expected: Figures,
+        overseer: Overseer,
     ) -> None:
+        """
+        Args:
+            job: As its award leaves.
+            channel: To the worker.
+            answer: Where accepted output goes.
+            ports: Shared by all segments.
+            evidence: Gathers the statements; terms and award are there.
+            expected: How fast the worker should be.
+            overseer: Asked whether the worker has the job, and told of its end.
+        """
         self.job = job
         self.evidence = evidence
         self._channel = channel
         self._answer = answer
         self._ports = ports
+        self._overseer = overseer
+        self._vigil = Vigil(
+            clock=ports.clock,
+            silence_s=ports.silence_s,
+            expected=expected,
+            replaceable=overseer.replaceable,
+            prepaid_micro=job.prepaid_micro,
+        )
         self._wanted: tuple[int, bytes | None] | None = None
         """Payment to make: cumulative micro of the segment, and the receipt's digest."""
         self._pay_wake = trio.Event()
@@ -104,9 +136,6 @@ class Purchase:
         """One event at a time, with all that follows from it: `cancel` comes from another task."""
         self._waiting = trio.CancelScope()
         self._failure: NodeError | None = None
-        self.accepted_s: float | None = None
-        self.first_token_s: float | None = None
-        self._last_s = 0.0
         self._seen = Evidence(terms=evidence.terms, award=evidence.award)
         """What arrived last, accepted or not."""
         self._logprobs: tuple[TokenLogprob, ...] = ()
@@ -118,7 +147,7 @@ class Purchase:
             WalletError: The deposit no longer covers what was accepted.
             StoreFailed, CorruptState: Signing has stopped; nothing unsaved was sent.
         """
-        self._last_s = self._ports.clock.monotonic_s()
+        self._vigil.stirred()
         async with trio.open_nursery() as nursery:
             self._nursery = nursery
             nursery.start_soon(self._pay)
@@ -142,50 +171,50 @@ class Purchase:
                 await self._apply(job_client.GiveUp(reason=reason, why=why))
                 self._waiting.cancel()  # what is waited for now is another thing
 
+    async def settle(self) -> None:
+        """Wait for no receipt any more: the worker's part has ended and the job goes on without."""
+        async with self._turns:
+            if self._failure is None and not self.job.delivering:
+                await self._apply(job_client.ReceiptOverdue())
+                self._waiting.cancel()
+
+    @property
+    def first_token_s(self) -> float | None:
+        """When the first output came, monotonic."""
+        return self._vigil.first_token_s
+
+    @property
+    def last_token_s(self) -> float | None:
+        """When the last output came, monotonic."""
+        return self._vigil.last_token_s
+
+    @property
+    def over(self) -> bool:
+        """No more output will be accepted, and whatever cutoff says so is saved."""
+        signed = self.job.cut is None or self.evidence.cutoff is not None
+        return not self.job.delivering and signed
+
     async def _turn(self) -> None:
         frame: Frame | None = None
         lost = ""
+        due_s = self._vigil.due_s(self.job)
         try:
-            with trio.move_on_after(self._patience_s()) as self._waiting:
+            left_s = due_s - self._ports.clock.monotonic_s()
+            with trio.move_on_after(max(0.0, left_s)) as self._waiting:
                 frame = await self._channel.receive()
         except SessionLost as error:
             lost = str(error) or "connection lost"
         async with self._turns:
             event: job_client.Event | None = job_client.Gone(why=lost)
             if not lost:
-                event = self._overdue() if frame is None else self._event_of(frame)
+                event = self._read(frame, due_s)
             if event is not None:
                 await self._apply(event)
 
-    def _patience_s(self) -> float:
-        limit_s = {
-            Phase.AWARDED: ACCEPTANCE_S,
-            Phase.STREAMING: self._silence_s,
-            Phase.ENDED: RECEIPT_S,
-            Phase.CUT: RECEIPT_S,
-        }.get(self.job.phase, math.inf)
-        return max(0.0, self._last_s + limit_s - self._ports.clock.monotonic_s())
-
-    @property
-    def _silence_s(self) -> float:
-        """Before the first token a worker has the time that it promised, within reason."""
-        if self.job.tokens_out:
-            return self._ports.silence_s
-        promised_s = self.job.terms.first_token_ms / MS_PER_S
-        return self._ports.silence_s + min(promised_s, FIRST_TOKEN_S_MAX)
-
-    def _overdue(self) -> job_client.Event | None:
-        if self._patience_s() > 0:
-            return None  # something else happened just now
-        match self.job.phase:
-            case Phase.AWARDED:
-                why = f"no acceptance within {ACCEPTANCE_S:g} s"
-                return job_client.GiveUp(reason=CutoffReason.STALLED, why=why)
-            case Phase.STREAMING:
-                why = f"no token for {self._silence_s:g} s"
-                return job_client.GiveUp(reason=CutoffReason.STALLED, why=why)
-            case _:
-                return job_client.ReceiptOverdue()
+    def _read(self, frame: Frame | None, due_s: float) -> job_client.Event | None:
+        if frame is None:
+            return self._vigil.overdue(self.job, due_s)
+        return self._event_of(frame)
 
     def _event_of(self, frame: Frame) -> job_client.Event | None:
         try:
@@ -201,6 +230,9 @@ class Purchase:
             case AcceptanceFrame():
                 acceptance = signing.verify(frame.acceptance, domain, worker)
                 check_clocks(self.job.award, acceptance)
+                if self.job.phase is Phase.AWARDED and not self._overseer.takes():
+                    why = "another worker was faster"
+                    return job_client.GiveUp(reason=CutoffReason.STALLED, why=why)
                 self._seen.acceptance = frame.acceptance
                 return job_client.Accepted(acceptance=acceptance)
             case Refusal():
@@ -256,15 +288,14 @@ class Purchase:
     async def _apply(self, event: job_client.Event) -> None:
         before = self.job
         self.job, effects = job_client.step(before, event)
-        now_s = self._ports.clock.monotonic_s()
-        if effects or self.job.phase is not before.phase:
-            self._last_s = now_s
-        if before.phase is Phase.AWARDED and self.job.phase is Phase.STREAMING:
-            self.accepted_s = now_s
         if self.job.cut is before.cut:
             await self._keep(event, before.phase)
         for effect in effects:
-            await self._perform(effect, now_s)
+            await self._perform(effect)
+        if effects or self.job.phase is not before.phase:
+            self._vigil.stirred()  # only now: what this side took for it is not the worker's
+        if self.job.phase is not before.phase:
+            self._overseer.changed()
 
     async def _keep(self, event: job_client.Event, phase: Phase) -> None:
         """Statements that were accepted are evidence, and on disk before they are paid."""
@@ -292,10 +323,10 @@ class Purchase:
             self._failure = error
             self._nursery.cancel_scope.cancel()
 
-    async def _perform(self, effect: job_client.Effect, now_s: float) -> None:
+    async def _perform(self, effect: job_client.Effect) -> None:
         match effect:
             case job_client.Show(items=items):
-                self.first_token_s = self.first_token_s or now_s
+                self._vigil.delivered()
                 self._answer.accept(items, self._logprobs[: len(items)])
             case job_client.Pay(accepted_micro=accepted_micro, receipt=receipt):
                 self._wanted = (accepted_micro, receipt)
@@ -309,6 +340,7 @@ class Purchase:
         signed = signing.sign(cutoff, self._ports.domain, self._ports.key)
         await self._ports.store.save_cutoff(signed)
         self.evidence.cutoff = signed
+        self._overseer.changed()  # whoever goes on need not wait until this worker reads it
         try:
             with trio.fail_after(CUTOFF_S):
                 await self._channel.send(CutoffFrame(job=self.job.award.job, cutoff=signed))
@@ -336,3 +368,5 @@ class Purchase:
             except NodeError as error:
                 self._failure = error
                 self._nursery.cancel_scope.cancel()
+            if self._vigil.vouchered(self.job, accepted_micro):
+                self._waiting.cancel()

@@ -33,12 +33,15 @@ class TextAnswer:
         self._last = ""
         """The last accepted piece: what follows must not belong to it."""
         self.text = ""
-        self.untouched = True
 
     @property
     def output(self) -> bytes:
         """The accepted text, UTF-8."""
         return bytes(self._data)
+
+    def resume(self) -> None:
+        """In a continuation pieces begin anew."""
+        self._last = ""
 
     def read(self, data: bytes) -> tuple[Item, ...]:
         """The pieces of a chunk.
@@ -46,7 +49,6 @@ class TextAnswer:
         Raises:
             PeerError: Not UTF-8, not cut where text is cut, or the tokenizer fails.
         """
-        self.untouched = False
         text = pieces.text_of(data)
         if text and not pieces.may_follow(self._last, text):
             raise PeerError("text that was cut within a piece")

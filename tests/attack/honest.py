@@ -59,6 +59,13 @@ class Watch:
         """Note the reason."""
         self.refusals[why] += 1
 
+    def hedged(self, candidate: Any, after_s: float) -> None:
+        """Nothing to note."""
+
+    def stopped(self, candidate: Any, why: str) -> None:
+        """Note the reason."""
+        self.refusals[why] += 1
+
     def locking(self, candidate: Any, lock: Any) -> None:
         """Nothing to note."""
 

@@ -84,6 +84,12 @@ class Timed:
     def failed(self, candidate: Candidate, why: str) -> None:
         self.refusals.append(why)
 
+    def hedged(self, candidate: Candidate, after_s: float) -> None:
+        pass
+
+    def stopped(self, candidate: Candidate, why: str) -> None:
+        self.refusals.append(why)
+
     def locking(self, candidate: Candidate, lock: Lock) -> None:
         self.refusals.append("a lock was asked for")
 

@@ -55,7 +55,10 @@ PLAIN = SamplingFields(
 
 
 class ScriptedEngine:
-    """`generation.Engine` that writes 1, 2, 3 … and the end token after `length` of them."""
+    """`generation.Engine` that writes 1, 2, 3 … and the end token after `length` of them.
+
+    What follows a prefix is what would have followed it without a break.
+    """
 
     def __init__(self, *, length: int = 40, step_s: float = 0.0) -> None:
         rates = EngineRates(
@@ -91,9 +94,10 @@ class ScriptedEngine:
 
     async def _steps(self, request: GenerationRequest) -> AsyncIterator[TokenStep]:
         told = self.told if request.sampling.logprobs is not None else None
-        for number in range(1, request.max_tokens + 1, self.burst):
+        first, most = len(request.prefix_ids) + 1, len(request.prefix_ids) + request.max_tokens
+        for number in range(first, most + 1, self.burst):
             await trio.sleep(self.step_s)
-            if number == self.fails_after:
+            if number - first + 1 == self.fails_after:
                 raise Unavailable("the engine broke")
             self.made += 1
             if self.made == 10:
@@ -101,12 +105,12 @@ class ScriptedEngine:
             if number > self.length and not request.ignore_eos:
                 yield TokenStep(ids=(0,), finish="stop")
                 return
-            past = min(number + self.burst, request.max_tokens + 1)
+            past = min(number + self.burst, most + 1)
             ids = tuple(each % 1000 + 1 for each in range(number, past))
             yield TokenStep(
                 ids=ids,
                 logprobs=(told,) * len(ids) if told else (),
-                finish="length" if past > request.max_tokens else None,
+                finish="length" if past > most else None,
             )
 
 
@@ -117,6 +121,8 @@ class Watch:
     awards: list[Candidate] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
+    hedges: list[Candidate] = field(default_factory=list)
+    stops: list[tuple[Candidate, str]] = field(default_factory=list)
     locks: list[Lock] = field(default_factory=list)
 
     def market(self, event: Any) -> None:
@@ -130,6 +136,12 @@ class Watch:
 
     def failed(self, candidate: Candidate, why: str) -> None:
         self.failures.append(why)
+
+    def hedged(self, candidate: Candidate, after_s: float) -> None:
+        self.hedges.append(candidate)
+
+    def stopped(self, candidate: Candidate, why: str) -> None:
+        self.stops.append((candidate, why))
 
     def locking(self, candidate: Candidate, lock: Lock) -> None:
         self.locks.append(lock)
@@ -314,7 +326,6 @@ class World:
             market=market,
             payer=payer,
             payer_account=transport.address,
-            config=config,
             rng=random.Random(3),
         )
         dispatcher = Dispatcher(

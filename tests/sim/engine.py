@@ -70,21 +70,21 @@ class SimEngine:
             self._active -= 1
 
     async def _steps(self, request: GenerationRequest) -> AsyncIterator[TokenStep]:
-        length = request.prompt_ids[0]
+        length, first = request.prompt_ids[0], len(request.prefix_ids)
         fails_at = length
         if self._rng.random() < self._pace.failure_share:
             fails_at = self._rng.randrange(length)
-        made = 0
-        while made < request.max_tokens:
+        made, most = first, first + request.max_tokens
+        while made < most:
             await trio.sleep(self._pace.step_s)
-            count = min(self._pace.burst, request.max_tokens - made)
+            count = min(self._pace.burst, most - made)
             if made + count > length:
                 yield TokenStep(ids=(*_ids(made, length - made), 0), finish="stop")
                 return
             if made > fails_at:
                 raise Unavailable("the engine broke")
             made += count
-            finish = "length" if made == request.max_tokens else None
+            finish = "length" if made == most else None
             yield TokenStep(ids=_ids(made - count, count), finish=finish)  # type: ignore[arg-type]
 
 

@@ -53,5 +53,11 @@ class Watch:
     def failed(self, candidate: Candidate, why: str) -> None:
         return
 
+    def hedged(self, candidate: Candidate, after_s: float) -> None:
+        return
+
+    def stopped(self, candidate: Candidate, why: str) -> None:
+        return
+
     def locking(self, candidate: Candidate, lock: Lock) -> None:
         return

@@ -1,0 +1,145 @@
+"""How long a worker's next frame is waited for: `protocol.patience`, with what this side knows.
+
+Silence counts against the worker only as far as it is the worker's: not while its output waits for
+our vouchers, and not where this node itself woke up late.
+"""
+
+import math
+from collections.abc import Callable
+
+from node.protocol import job_client
+from node.protocol.job_client import ClientJob, Phase
+from node.protocol.patience import Gaps, first_token_limit_s
+from node.protocol.scoring import Figures
+from node.protocol.statements import CutoffReason
+from node.roles.ports import Clock
+from node.units import MS_PER_S, US_PER_S
+
+ACCEPTANCE_S = 5.0
+RECEIPT_S = 5.0
+"""How long the receipt may take after the end, or after a cutoff."""
+FIRST_TOKEN_S_MAX = 60.0
+"""Promises of a first token later than this are not waited for."""
+LATE_S = 0.05
+"""This node woke up so much later than it should have: what arrived meanwhile is read first."""
+LOOK_AGAIN_S = 0.2
+"""A worker that nobody could replace just now, or that may not have stalled, is looked at again."""
+PAID_S = 2.0
+"""A stream that stood still for a voucher has this long to go on once the voucher left."""
+
+
+class Vigil:
+    """Watches over one segment."""
+
+    def __init__(
+        self,
+        *,
+        clock: Clock,
+        silence_s: float,
+        expected: Figures,
+        replaceable: Callable[[], bool],
+        prepaid_micro: int,
+    ) -> None:
+        """
+        Args:
+            clock: Monotonic.
+            silence_s: No token for this long ends the segment, whatever else holds.
+            expected: How fast the worker should be, as promised and measured.
+            replaceable: Whether another worker is at hand that would go on.
+            prepaid_micro: Paid with the award.
+        """
+        self._clock = clock
+        self._silence_s = silence_s
+        self._expected = expected
+        self._replaceable = replaceable
+        self._gaps = Gaps()
+        self._stirred_s = clock.monotonic_s()
+        self._excused_s = 0.0
+        """Until then silence has another reason than the worker."""
+        self._vouchered_micro = prepaid_micro
+        """Covered by vouchers that have left, or nearly all of it."""
+        self.first_token_s: float | None = None
+        self.last_token_s: float | None = None
+
+    def stirred(self) -> None:
+        """Something came that counts, or is to be waited for anew."""
+        self._stirred_s = self._clock.monotonic_s()
+
+    def delivered(self) -> None:
+        """Output was accepted."""
+        now_s = self._clock.monotonic_s()
+        if self.last_token_s is None:
+            self.first_token_s = now_s
+            self._gaps = Gaps(first_s=now_s - self._stirred_s)
+        else:
+            self._gaps = self._gaps.after(now_s - self.last_token_s)
+        self.last_token_s = now_s
+
+    def vouchered(self, job: ClientJob, amount_micro: int) -> bool:
+        """A voucher has left, with which the segment's come to so much.
+
+        Returns:
+            Whether output may have waited for it, so that the worker now has longer, or less long.
+        """
+        waited = self._starved(job)
+        self._vouchered_micro = amount_micro - 1  # the last one may be kept back
+        if waited:
+            self._excused_s = self._clock.monotonic_s() + PAID_S
+        return waited
+
+    def due_s(self, job: ClientJob) -> float:
+        """When something has to be done though nothing came, monotonic."""
+        if job.phase is Phase.STREAMING:
+            stalled_s = max(self._stirred_s + self._stall_s(job), self._excused_s)
+            return min(self._stirred_s + self._patience_s(job), stalled_s)
+        limit_s = {
+            Phase.AWARDED: ACCEPTANCE_S,
+            Phase.ENDED: RECEIPT_S,
+            Phase.CUT: RECEIPT_S,
+        }.get(job.phase, math.inf)
+        return self._stirred_s + limit_s
+
+    def overdue(self, job: ClientJob, due_s: float) -> job_client.Event | None:
+        """What follows from a wait that ended without a frame; None: go on waiting.
+
+        Args:
+            job: As it is now.
+            due_s: What was waited for.
+        """
+        now_s = self._clock.monotonic_s()
+        if self.due_s(job) > now_s:
+            return None  # something else happened just now
+        match job.phase:
+            case Phase.AWARDED:
+                why = f"no acceptance within {ACCEPTANCE_S:g} s"
+                return job_client.GiveUp(reason=CutoffReason.STALLED, why=why)
+            case Phase.STREAMING:
+                silent_s = now_s - self._stirred_s
+                hopeless = silent_s >= self._patience_s(job)
+                if not hopeless and (now_s - due_s > LATE_S or not self._replaceable()):
+                    self._excused_s = now_s + LOOK_AGAIN_S
+                    return None
+                why = f"no token for {silent_s:.3g} s"
+                return job_client.GiveUp(reason=CutoffReason.STALLED, why=why)
+            case _:
+                return job_client.ReceiptOverdue()
+
+    def _patience_s(self, job: ClientJob) -> float:
+        """Before the first token a worker has the time that it promised, within reason."""
+        if job.tokens_out:
+            return self._silence_s
+        promised_s = job.terms.first_token_ms / MS_PER_S
+        return self._silence_s + min(promised_s, FIRST_TOKEN_S_MAX)
+
+    def _stall_s(self, job: ClientJob) -> float:
+        """From this silence on another worker is preferred, if there is one."""
+        if job.complete is not None or self._starved(job):
+            return math.inf  # there is nothing to go on with; or it is ours to pay
+        if job.tokens_out:
+            return self._gaps.limit_s(self._expected.token_us / US_PER_S)
+        return first_token_limit_s(self._expected.first_token_ms / MS_PER_S)
+
+    def _starved(self, job: ClientJob) -> bool:
+        """The worker may deliver nothing more before our vouchers reach it."""
+        next_micro = job_client.cost_at(job, job.tokens_out + 1)
+        return next_micro > self._vouchered_micro + job.terms.quantum
