@@ -33,6 +33,7 @@ OUR_FAULT = frozenset(
         Refused.CLIENT_UNAUTHORISED,
         Refused.PREPAY_REQUIRED,
         Refused.PRICE_TOO_LOW,
+        Refused.NO_CONTINUATION,
     }
 )
 """Refused awards that say nothing about the worker."""

@@ -75,11 +75,6 @@ class ClientJob:
         """More output may be accepted."""
         return self.phase in (Phase.AWARDED, Phase.STREAMING)
 
-    @property
-    def spent_micro(self) -> int:
-        """Most that the segment may come to cost, as far as it has come."""
-        return max(self.accepted_micro, min(cost_at(self, self.tokens_out), self.award.cap))
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accepted:

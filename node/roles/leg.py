@@ -238,9 +238,7 @@ class Leg:
         if terms.statement.tier == Tier.TEXT:
             text = TextChain(self._buyer.client, run.job, run.answer.output)
         self._purchase = Purchase(
-            job_client.start(
-                award, digest, terms.statement, prepaid_micro=prepay_micro, text=text
-            ),
+            job_client.start(award, digest, terms.statement, prepaid_micro=prepay_micro, text=text),
             self._channel,
             run.answer,
             ports,

@@ -14,7 +14,7 @@ import structlog
 import trio
 
 from node.errors import NodeError, NoPeers, Unavailable, WalletError
-from node.protocol import limits
+from node.protocol import job_client, limits
 from node.protocol.frames import Refused
 from node.protocol.patience import acceptance_limit_s
 from node.protocol.payer_state import TabTaken
@@ -101,7 +101,7 @@ class Relay:
             return False
         self.legs.append(leg)
         job = leg.job
-        run.spent_micro += job.spent_micro
+        run.spent_micro += max(job.accepted_micro, job_client.cost_at(job, job.tokens_out))
         run.position = job.position
         if run.cancelled or job.complete is not None or not job.failure:
             return False

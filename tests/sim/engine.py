@@ -88,5 +88,11 @@ class SimEngine:
             yield TokenStep(ids=_ids(made - count, count), finish=finish)  # type: ignore[arg-type]
 
 
+def written(length: int, first: int, most: int) -> tuple[int, ...]:
+    """What the model writes from a position on, undisturbed: `length` tokens and its end."""
+    whole = (*_ids(0, length), 0)
+    return whole[first : first + most]
+
+
 def _ids(first: int, count: int) -> tuple[int, ...]:
     return tuple(each % 1000 + 1 for each in range(first, first + count))

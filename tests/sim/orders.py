@@ -39,7 +39,10 @@ def order_of(job: Job) -> tuple[Order, Answer]:
 
 
 class Watch:
-    """A `job_run.Watcher` that has nothing to say."""
+    """A `job_run.Watcher` that counts hedges."""
+
+    def __init__(self) -> None:
+        self.hedges = 0
 
     def market(self, event: Any) -> None:
         return
@@ -54,7 +57,7 @@ class Watch:
         return
 
     def hedged(self, candidate: Candidate, after_s: float) -> None:
-        return
+        self.hedges += 1
 
     def stopped(self, candidate: Candidate, why: str) -> None:
         return

@@ -29,6 +29,8 @@ from node.protocol.frames import (
 from node.protocol.signing import Domain
 from node.protocol.statements import Award, Terms, Voucher
 from node.protocol.tabs import tab_id, tab_of_terms, tab_of_voucher
+from node.protocol.transcript_checks import end_of
+from node.protocol.transcript_verify import verify
 from node.units import cost_micro
 
 KINDS = {
@@ -229,13 +231,39 @@ class Witness:
             return
         segment.worker = name
         before = segment.cost_micro(segment.tokens_sent)
-        segment.tokens_sent = max(segment.tokens_sent, frame.position + len(frame.data) // 4)
+        position = frame.position + len(frame.data) // 4
+        segment.tokens_sent = max(segment.tokens_sent, position - segment.award.position)
         tab, more = segment.tab, segment.cost_micro(segment.tokens_sent) - before
         self.earned[tab] = self.earned.get(tab, 0) + more
         unpaid = segment.cost_micro(segment.tokens_sent) - row[1]
         if unpaid > segment.terms.quantum:
             what = f"{name} delivers {unpaid} unpaid, the quantum is {segment.terms.quantum}"
             self.fail("unpaid stays within the quantum, by vouchers that are saved", what)
+
+    def sealed(self, name: str, file: bytes, disclosure: bytes) -> None:
+        """A client has sealed a job: all that was promised for it is in there, none of it twice."""
+        report = verify(file, disclosure, domain=self.domain)
+        if not report.passed:
+            self.fail("a transcript verifies", f"{name}: {report.failed}")
+            return
+        assert report.sealed is not None
+        job, told = report.sealed.transcript, dict[int, int]()
+        for part in job.segments:
+            paid_micro = part.payment.amount if part.payment else 0
+            told[part.award.statement.attempt] = paid_micro
+            position, _ = end_of(part)
+            segment = self.segments[job.job, part.award.statement.attempt]
+            due_micro = segment.cost_micro(position - segment.award.position)
+            if paid_micro > max(due_micro, segment.terms.prepay):
+                what = f"{name} paid {paid_micro} for what costs {due_micro}"
+                self.fail("each segment costs its own tokens", what)
+        for (named, attempt), segment in self.segments.items():
+            if named != job.job:
+                continue
+            said = told.get(attempt, segment.terms.prepay)  # else it gave nothing, and keeps that
+            if segment.promised_micro > said:
+                what = f"{name} promised {segment.promised_micro}, sealed {said}"
+                self.fail("what is promised for a job is in its transcript", what)
 
     # -------------------------------------------------------------------------------- rules
 

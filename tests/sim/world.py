@@ -13,12 +13,14 @@ import trio.testing
 from node.errors import CorruptState, NodeError
 from node.protocol.fields import Address
 from node.protocol.statements import CutoffReason
+from node.roles.answer import Answer
+from node.roles.client import Outcome
 from node.roles.stores import StoreFailed
 from tests.roles.fakes import UNIX_MS_START
 from tests.sim.audit import Audit
 from tests.sim.chain import Chain
 from tests.sim.disk import DiskWriter
-from tests.sim.engine import MODEL
+from tests.sim.engine import MODEL, written
 from tests.sim.escrow import Escrow
 from tests.sim.faults import Faults
 from tests.sim.gossip import Gossip
@@ -195,10 +197,26 @@ class World:
 
     async def _bought(self, node: ClientNode, job: Job) -> str:
         assert node.buyer is not None
-        order, answer = order_of(job)
+        (order, answer), watch = order_of(job), Watch()
         await node.buyer.catalog.load(MODEL)
-        outcome = await node.buyer.client.run(order, answer, Watch())
+        outcome = await node.buyer.client.run(order, answer, watch)
+        self._judge(node, job, outcome, answer)
+        if watch.hedges:
+            self.outcomes["hedged"] = self.outcomes.get("hedged", 0) + 1
+        if len(outcome.segments) > 1:
+            self.outcomes["continued"] = self.outcomes.get("continued", 0) + 1
         return "failed" if outcome.failure else "done"
+
+    def _judge(self, node: ClientNode, job: Job, outcome: Outcome, answer: Answer) -> None:
+        """However many workers took part, the answer is the one that a single one would give."""
+        whole = written(job.length, 0, job.output_max)
+        cancelled = outcome.attempt.job.complete is None and not outcome.failure
+        given = tuple(answer.ids)
+        right = whole[: len(given)] if outcome.failure or cancelled else whole
+        if given != right:
+            what = f"{node.name} has {given} where {right} was written"
+            self.fail("an answer is the undisturbed one", what)
+        self.witness.sealed(node.name, outcome.transcript, outcome.disclosure)
 
     async def cancel_jobs(self, node: ClientNode) -> None:
         """The user of a client changes their mind."""
