@@ -6,14 +6,17 @@ from dataclasses import dataclass
 
 from node.adapters.p2p.identity import address_of_peer_id_text
 from node.adapters.text.chat import ChatText, Message
-from node.errors import PeerError, UsageError
-from node.protocol.fields import Address
+from node.errors import DecodeError, PeerError, UsageError
+from node.protocol.chat import Chat, ChatMessage
+from node.protocol.fields import ZERO_HASH, Address
 from node.protocol.sampling import Sampling
+from node.protocol.statements import Tier
 from node.protocol.stops import Output
-from node.roles.answer import Answer
+from node.roles.answer import Answer, AnyAnswer
 from node.roles.catalog import ClientModel
 from node.roles.market import Preferences
 from node.roles.order import Order
+from node.roles.text_answer import TextAnswer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,10 +56,16 @@ def order_of(question: Question, reader: Reader, preferences: Preferences) -> Or
 
     Raises:
         PeerError: The model's template or tokenizer fails, or the text is too long.
+        UsageError: The model's workers sell text, and this is nothing that they could be asked.
     """
+    in_text = reader.model.tier is Tier.TEXT
+    chat = chat_of(question) if in_text else None
     return Order(
         model=reader.model.id,
-        prompt=prompt_ids(question, reader),
+        prompt=() if in_text else prompt_ids(question, reader),
+        chat=chat,
+        chat_tokens=0 if chat is None else chat.tokens(reader.chat.count),
+        tokenizer=reader.model.tokenizer if in_text else ZERO_HASH,
         sampling=question.sampling.fields(),
         output_max=question.max_tokens,
         stop=question.stops,
@@ -64,6 +73,36 @@ def order_of(question: Question, reader: Reader, preferences: Preferences) -> Or
         seed=question.seed,
         preferences=preferences,
     )
+
+
+def prompt_tokens(question: Question, reader: Reader) -> int:
+    """What the prompt counts, in the model's tier.
+
+    Raises:
+        PeerError, UsageError: As `order_of`.
+    """
+    if reader.model.tier is Tier.TEXT:
+        return chat_of(question).tokens(reader.chat.count)
+    return len(prompt_ids(question, reader))
+
+
+def chat_of(question: Question) -> Chat:
+    """The conversation, as it is sent to workers that sell text.
+
+    Raises:
+        UsageError: It is none, or has a role that they don't know.
+    """
+    if not question.messages:
+        raise UsageError("this model's workers sell text: they take conversations, no prompts")
+    try:
+        return Chat(
+            messages=tuple(
+                ChatMessage(role=each["role"], content=each["content"])
+                for each in question.messages
+            )
+        )
+    except DecodeError as error:
+        raise UsageError(f"this model's workers sell text: {error}") from error
 
 
 def prompt_ids(question: Question, reader: Reader) -> tuple[int, ...]:
@@ -79,7 +118,7 @@ def prompt_ids(question: Question, reader: Reader) -> tuple[int, ...]:
     return question.prompt
 
 
-def answer_of(question: Question, reader: Reader, on_text: Callable[[str], None]) -> Answer:
+def answer_of(question: Question, reader: Reader, on_text: Callable[[str], None]) -> AnyAnswer:
     """Where a question's output will grow.
 
     Args:
@@ -87,6 +126,8 @@ def answer_of(question: Question, reader: Reader, on_text: Callable[[str], None]
         reader: Of the model that was chosen.
         on_text: Given each new piece of text; must be quick.
     """
+    if reader.model.tier is Tier.TEXT:
+        return TextAnswer(count=reader.chat.count, stops=question.stops, on_text=on_text)
     manifest = reader.model.manifest
     output = Output(
         decode=reader.chat.decode,

@@ -20,7 +20,7 @@ from node.app.unlock import session_key
 from node.config import Config
 from node.errors import ConfigError, ExitCode, NodeError
 from node.protocol.statements import CutoffReason
-from node.roles.answer import Answer
+from node.roles.answer import AnyAnswer
 from node.roles.client import Outcome
 from node.roles.job_run import Abandoned
 from node.roles.order import Order
@@ -76,7 +76,7 @@ def _save(home: Home, outcome: Outcome) -> tuple[str | None, ConfigError | None]
 
 
 async def _run(
-    buyer: Buyer, order: Order, answer: Answer, view: SubmitView, request: SubmitRequest
+    buyer: Buyer, order: Order, answer: AnyAnswer, view: SubmitView, request: SubmitRequest
 ) -> tuple[Outcome, ExitCode | None]:
     """The outcome; and how to exit, if the user ended the job.
 

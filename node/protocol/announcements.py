@@ -152,6 +152,13 @@ class AnnouncementBook:
                     names.setdefault(each.model, Counter())[each.name] += 1
         return {m: (n.most_common(1)[0][0], n.total()) for m, n in names.items()}
 
+    def tiers(self, model: Hash, *, now_ms: int) -> set[int]:
+        """In which tiers live announcements name a model."""
+        live = (entry for entry in self._entries.values() if entry.expires_ms > now_ms)
+        return {
+            each.tier for entry in live for each in entry.statement.models if each.model == model
+        }
+
     def select(
         self, model: Hash, *, count_max: int, seed: int, now_ms: int, proven_first: bool = False
     ) -> tuple[Signed[Announcement], ...]:

@@ -50,6 +50,8 @@ class Need:
 
     model: Hash
     tier: int
+    tokenizer: Hash = ZERO_HASH
+    """What counts, in tier text."""
     tokens_in: int
     output_max: int
 
@@ -241,6 +243,8 @@ def objection(
         return "another model"
     if terms.tier != need.tier:
         return "another tier"
+    if terms.tokenizer != need.tokenizer:
+        return "counts with another tokenizer"
     if need.tokens_in + need.output_max > terms.context_max:
         return f"context of {terms.context_max} tokens is too short"
     if need.output_max > terms.output_max:

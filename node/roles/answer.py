@@ -16,9 +16,16 @@ FINISH = {"stop": Finish.STOP, "length": Finish.LENGTH}
 class AnyAnswer(Protocol):
     """A job's output as a purchase sees it: ids here, pieces of text in `roles.text_answer`."""
 
+    ids: list[int]
+    """What was accepted, in tier ids."""
+    logprobs: list[TokenLogprob]
+    """One for each id, where they were asked for."""
+    text: str
+    """What was shown."""
+
     @property
-    def text(self) -> str:
-        """What was shown."""
+    def reread(self) -> int:
+        """What was accepted, as tokens of the next worker's prompt."""
         ...
 
     @property
@@ -101,6 +108,11 @@ class Answer:
             self._output = self._output.replayed(self.ids)
             self._text_bytes = len(self.text.encode(errors="replace"))
             self._broken = False
+
+    @property
+    def reread(self) -> int:
+        """What was accepted, as tokens of a prompt."""
+        return len(self.ids)
 
     @property
     def output(self) -> bytes:

@@ -12,9 +12,10 @@ import trio
 from node.errors import NodeError, NoPeers, PeerError, Unavailable
 from node.protocol import manifest
 from node.protocol.announcements import ANY_MODEL, crowds
-from node.protocol.fields import Address, Hash
+from node.protocol.fields import ZERO_HASH, Address, Hash
 from node.protocol.manifest import FileRole, Manifest
 from node.protocol.signing import checksum
+from node.protocol.statements import Tier
 from node.roles.files import fetch
 from node.roles.hints import Hints
 from node.roles.market import Market
@@ -40,11 +41,19 @@ class ClientModel:
 
     manifest: Manifest
     files: Mapping[FileRole, bytes]
+    tier: Tier = Tier.IDS
+    """In which it is bought: by ids, where anybody sells it so."""
 
     @property
     def id(self) -> Hash:
         """Hash of the manifest."""
         return self.manifest.model_id
+
+    @property
+    def tokenizer(self) -> Hash:
+        """sha256 of the file that counts; zero if there is none."""
+        file = self.manifest.file(FileRole.TOKENIZER)
+        return ZERO_HASH if file is None else file.sha256
 
 
 class Catalog:
@@ -124,7 +133,7 @@ class Catalog:
         for entry in described.client_files:
             size_max = min(entry.size, CLIENT_FILE_BYTES_MAX)
             files[entry.role] = await self._file(model, entry.sha256, size_max)
-        return ClientModel(manifest=described, files=files)
+        return ClientModel(manifest=described, files=files, tier=await self._tier(model))
 
     async def _wait_for(self, name: str) -> None:
         """Return when the name is known, and what is being asked has been answered."""
@@ -137,6 +146,20 @@ class Catalog:
             if (found is not None and settled) or passed_s >= self._discover_s:
                 return
             await self._hints.changed.wait_at_most(LOOK_EVERY_S)
+
+    async def _tier(self, model: Hash) -> Tier:
+        """How the model is sold, as far as is known; announcements that are on their way count."""
+        began_s = self._clock.monotonic_s()
+        while Tier.IDS not in (tiers := self._tiers(model)):
+            passed_s = self._clock.monotonic_s() - began_s
+            settled = not self._hints.searching(model) or passed_s >= SETTLE_S
+            if (tiers and settled) or passed_s >= self._discover_s:
+                break
+            await self._hints.changed.wait_at_most(LOOK_EVERY_S)
+        return Tier.TEXT if Tier.TEXT in tiers and Tier.IDS not in tiers else Tier.IDS
+
+    def _tiers(self, model: Hash) -> set[int]:
+        return self._hints.book.tiers(model, now_ms=self._clock.unix_ms())
 
     def _named(self, name: str, tried: Collection[Hash]) -> Hash | None:
         """Used before, then most sold first; the hash decides among equals, for all alike."""

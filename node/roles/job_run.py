@@ -167,7 +167,7 @@ class JobRun:
         except PeerError as error:
             return str(error)
         advance_micro = terms.prepay
-        if advance_micro > self.order.cost_micro(terms, self.position):
+        if advance_micro > self.order.cost_micro(terms, self.position, self.answer.reread):
             return "asks for more in advance than the job costs"
         if self.lost_micro and advance_micro + self.lost_micro > prefs.prepay_micro_max:
             return "asks for an advance, and others kept theirs"

@@ -196,7 +196,8 @@ class Leg:
     def _award(self, request: bytes) -> Award:
         run, terms, before = self._run, self.candidate.terms.statement, self._before
         position = run.position
-        need = run.order.need(position)
+        reread = run.answer.reread
+        need = run.order.need(position, reread)
         start = chain_hash.start(self._buyer.client, run.job)
         attempt, run.attempts = run.attempts, run.attempts + 1
         return Award(
@@ -210,7 +211,7 @@ class Leg:
             request_bytes=len(request),
             tokens_in=need.tokens_in,
             output_max=need.output_max,
-            cap=min(run.order.cost_micro(terms, position), run.left_micro),
+            cap=min(run.order.cost_micro(terms, position, reread), run.left_micro),
             seed=run.seed,
             position=position,
             chain=start if before is None else before.chain,

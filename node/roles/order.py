@@ -6,7 +6,8 @@ import structlog
 
 from node.errors import PeerError, SessionLost, UsageError
 from node.protocol import codec, limits
-from node.protocol.fields import Hash
+from node.protocol.chat import Chat
+from node.protocol.fields import ZERO_HASH, Hash
 from node.protocol.frames import AwardFrame, Request, RequestData, SamplingFields
 from node.protocol.sampling import Sampling
 from node.protocol.scoring import Need, Preferences
@@ -22,7 +23,14 @@ class Order:
     """A job as the client wants it done, rendered and counted."""
 
     model: Hash
-    prompt: tuple[int, ...]
+    prompt: tuple[int, ...] = ()
+    """Ids, in tier ids."""
+    chat: Chat | None = None
+    """Instead of ids, in tier text."""
+    chat_tokens: int = 0
+    """What the conversation counts."""
+    tokenizer: Hash = ZERO_HASH
+    """sha256 of the file that counted it: only terms that name it will do."""
     sampling: SamplingFields
     output_max: int
     stop: tuple[str, ...] = ()
@@ -31,18 +39,30 @@ class Order:
     """None: drawn by the client, after the price is bound."""
     preferences: Preferences
 
-    def need(self, position: int = 0) -> Need:
+    def need(self, position: int = 0, reread: int = 0) -> Need:
         """What workers are told before one is chosen.
 
         Args:
-            position: Output tokens that the job has already: to read, and not to write again.
+            position: Output tokens that the job has already: not to be written again.
+            reread: What they count as a part of the prompt.
         """
         return Need(
             model=self.model,
-            tier=Tier.IDS,
-            tokens_in=len(self.prompt) + position,
+            tier=self.tier,
+            tokenizer=self.tokenizer,
+            tokens_in=self.tokens_in + reread,
             output_max=self.output_max - position,
         )
+
+    @property
+    def tier(self) -> Tier:
+        """What goes to the worker, and comes back."""
+        return Tier.IDS if self.chat is None else Tier.TEXT
+
+    @property
+    def tokens_in(self) -> int:
+        """Tokens of the prompt."""
+        return len(self.prompt) if self.chat is None else self.chat_tokens
 
     def check(self) -> None:
         """Find out before any worker does that this is no request.
@@ -50,15 +70,17 @@ class Order:
         Raises:
             UsageError: Something has no place in a request.
         """
+        if self.chat is not None and self.sampling.logprobs:
+            raise UsageError("this model's workers tell no log probabilities: they sell text")
         try:
             request = codec.decode_request(self.request(bytes(32)))
             Sampling.of(request.sampling, seed=0)
         except PeerError as error:
             raise UsageError(f"the job can't be asked for: {error}") from error
 
-    def cost_micro(self, terms: Terms, position: int = 0) -> int:
+    def cost_micro(self, terms: Terms, position: int = 0, reread: int = 0) -> int:
         """Most that the job, or what follows `position`, can cost on these terms, in micro."""
-        need = self.need(position)
+        need = self.need(position, reread)
         return cost_micro(
             tokens_in=need.tokens_in,
             tokens_cached=0,
@@ -78,7 +100,7 @@ class Order:
         return codec.encode(
             Request(
                 salt=salt,
-                prompt=codec.pack_ids(self.prompt),
+                prompt=codec.pack_ids(self.prompt) if self.chat is None else self.chat.encode(),
                 prefix=prefix,
                 sampling=self.sampling,
                 stop=self.stop,

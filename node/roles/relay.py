@@ -114,7 +114,7 @@ class Relay:
     def _search(self, *, urgent: bool) -> Auction:
         run = self._run
         return self._market.auction(
-            run.order.need(run.position),
+            run.order.need(run.position, run.answer.reread),
             run.preferences(self._now_s()),
             observer=run.watcher.market,
             without=frozenset(run.out),

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import cast
 
 from node.errors import PeerError
-from node.protocol import limits, pieces
+from node.protocol import chat, limits, pieces
 from node.protocol.logprobs import TokenLogprob
 from node.protocol.pieces import CountTokens, Item, TextPiece
 from node.protocol.statements import Finish
@@ -32,7 +32,15 @@ class TextAnswer:
         self._data = bytearray()
         self._last = ""
         """The last accepted piece: what follows must not belong to it."""
+        self.ids: list[int] = []
+        """None: there are no ids in this tier."""
+        self.logprobs: list[TokenLogprob] = []
         self.text = ""
+
+    @property
+    def reread(self) -> int:
+        """What was accepted, counted from its start as the next worker counts it."""
+        return chat.text_tokens(self.text, self._count)
 
     @property
     def output(self) -> bytes:

@@ -11,7 +11,7 @@ from node.app.submit_request import SubmitRequest
 from node.config import Config
 from node.errors import NodeError
 from node.protocol.job_client import ClientJob, cost_at
-from node.roles.answer import Answer
+from node.roles.answer import AnyAnswer
 from node.roles.client import Outcome
 from tests.attack.honest import QUESTION, Watch
 
@@ -23,7 +23,7 @@ class Bought:
     outcome: Outcome | None
     error: str
     """Why there is no outcome, or what ended the job early; empty when all went well."""
-    answer: Answer | None
+    answer: AnyAnswer | None
     watch: Watch
 
     @property
@@ -61,7 +61,7 @@ async def buy(
         **more,
     )
     watch = Watch()
-    answer: Answer | None = None
+    answer: AnyAnswer | None = None
     try:
         model = await buyer.catalog.choose("")
         asked, reader = question_of(request), Reader.of(model)

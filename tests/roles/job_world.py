@@ -197,13 +197,15 @@ class World:
         self.stores.append(stores)
         return stores
 
-    async def sell(self, number: int, *, cheat: str = "", **settings: Any) -> None:
+    async def sell(
+        self, number: int, *, cheat: str = "", engine: Any = None, **settings: Any
+    ) -> None:
         """A worker with the session key of this number."""
         key, stores = key_of(number), await self.store()
         config = replace(WorkerConfig(price_in=1_000_000, price_out=5_000_000), **settings)
         raw = self.net.transport(key, sells=True)
         transport: Any = CheatingTransport(raw, cheat, DOMAIN, key) if cheat else raw
-        engine = ScriptedEngine()
+        engine = engine or ScriptedEngine()
         hints = Hints(
             transport=raw,
             discovery=None,
@@ -223,7 +225,7 @@ class World:
             transport=raw,
             hints=hints,
             discovery=None,
-            engine=engine,  # type: ignore[arg-type]
+            engine=engine,
             clock=self.clock,
             domain=DOMAIN,
             key=key,
@@ -236,7 +238,7 @@ class World:
         ports = SegmentPorts(
             domain=DOMAIN,
             key=key,
-            engine=engine,  # type: ignore[arg-type]
+            engine=engine,
             payee=payee,
             store=stores.worker,
             clock=self.clock,

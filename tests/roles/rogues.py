@@ -45,13 +45,15 @@ class RogueClient:
     jobs: int = 0
 
     @classmethod
-    async def join(cls, world: World, *, number: int = 66, worker: int = 0) -> "RogueClient":
+    async def join(
+        cls, world: World, *, number: int = 66, worker: int = 0, model: bytes = MODEL
+    ) -> "RogueClient":
         key = key_of(number)
         transport = world.net.transport(key)
         world.escrow.deposit(transport.address, DEPOSIT)
         world.escrow.settle()
         session = await transport.connect(world.transports[worker].addrs)
-        await session.send(OffersWanted(models=(MODEL,)))
+        await session.send(OffersWanted(models=(model,)))
         offer = await next_frame(session, Offer)
         return cls(world, key, session, offer.terms)
 
@@ -147,6 +149,8 @@ class RogueJob:
     channel: FakeChannel
     body: bytes
     ids: list[int] = field(default_factory=list)
+    data: bytes = b""
+    """Output as it came."""
 
     @property
     def digest(self) -> bytes:
@@ -174,7 +178,9 @@ class RogueJob:
             while True:
                 frame = await self.channel.receive()
                 if isinstance(frame, Chunk):
-                    self.ids += codec.unpack_ids(frame.data)
+                    self.data += frame.data
+                    if self.client.terms.statement.tier == Tier.IDS:
+                        self.ids += codec.unpack_ids(frame.data)
                 if isinstance(frame, kind):
                     return frame
 
