@@ -61,10 +61,12 @@ class FakeEngine:
         self.sold = EngineModel(
             manifest=MANIFEST, context=2048, slots=slots, rates=rates, exact=True
         )
+        self.there = True
+        """Whether what runs the model is up."""
         self.busy = EngineLoad(active=0, slots=slots, queued=0, queue_max=16)
 
     def models(self) -> tuple[EngineModel, ...]:
-        return (self.sold,)
+        return (self.sold,) if self.there else ()
 
     def load(self) -> EngineLoad:
         return self.busy

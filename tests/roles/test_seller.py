@@ -105,6 +105,28 @@ async def shop(
 # ----------------------------------------------------------------------------------------- offers
 
 
+async def test_offers_leave_and_come_back_with_the_model(autojump_clock: trio.abc.Clock) -> None:
+    engine = FakeEngine()
+    engine.there = False
+    async with shop(engine=engine) as s:
+        await s.session.send(OffersWanted(models=(MODEL,)))
+        engine.there = True
+        await trio.sleep(5)
+        await s.session.send(OffersWanted(models=(MODEL,)))
+        await s.offer()
+        announced = await s.next(Announcements)
+        assert isinstance(announced, Announcements)
+        engine.there = False
+        await trio.sleep(5)
+        assert isinstance(refusal := await s.answer_to(s.ask()), Refusal)
+        assert refusal.code == Refused.MODEL_UNKNOWN
+        with trio.move_on_after(60) as quiet:
+            await s.session.receive()
+        assert quiet.cancelled_caught
+        engine.there = True
+        await s.offer()
+
+
 async def test_offers_come_at_once_and_then_twice_in_the_life_of_one(
     autojump_clock: trio.abc.Clock,
 ) -> None:
