@@ -103,6 +103,7 @@ def start(
         newcomers_permille=newcomers_permille,
         reach=reached.workers,
         networks=reached.networks,
+        new_here=reached.new_here,
         pending=reached.pending,
         banned=without,
     )
@@ -118,7 +119,11 @@ def step(state: State, event: Event, now_s: float) -> Step:
     match event:
         case Reached():
             state = replace(
-                state, reach=event.workers, pending=event.pending, networks=event.networks
+                state,
+                reach=event.workers,
+                pending=event.pending,
+                networks=event.networks,
+                new_here=event.new_here,
             )
         case Bound():
             state = _bound(state, event.standing)
@@ -325,6 +330,7 @@ def _choose(state: State, now_s: float) -> Choice | None:
         draws=_draws(state),
         refusals=sum(state.refused.values()),
         networks=state.networks,
+        new_here=state.new_here,
     )
 
 

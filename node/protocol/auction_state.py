@@ -93,6 +93,8 @@ class State:
     """Workers with a live session."""
     networks: Mapping[Address, frozenset[str]] = field(default_factory=dict)
     """Where they say they are."""
+    new_here: frozenset[Address] = frozenset()
+    """Of those in reach, who may be due for a first job."""
     pending: int = 0
     """Dials and look-ups under way that may bring more workers."""
     asked: frozenset[Address] = frozenset()
@@ -124,6 +126,8 @@ class Reached:
     pending: int
     networks: Mapping[Address, frozenset[str]] = field(default_factory=dict)
     """Of those that say where they are."""
+    new_here: frozenset[Address] = frozenset()
+    """Of them, workers that the market had not heard of until a moment ago."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,10 @@ NEAR_BEST_PERCENT = 5
 UNTRIED = Track()
 DRAWS = 10**6
 """Draws are numbers below this."""
+FIRST_TRIES_PARTS = 4
+"""However many are new: their first jobs are a quarter of all at most."""
+FIRST_TRY_SCORES_MAX = 3
+"""A first job may score so many times the best: more is not asked of a client for others' sake."""
 NO_NETWORKS: Mapping[Address, frozenset[str]] = MappingProxyType({})
 _WORDS = {
     "score": "best score",
@@ -95,6 +99,7 @@ def choose(
     draws: tuple[int, int],
     refusals: int,
     networks: Mapping[Address, frozenset[str]] = NO_NETWORKS,
+    new_here: Collection[Address] = (),
 ) -> Choice | None:
     """The terms to award on, or None if none meet the limits.
 
@@ -103,6 +108,9 @@ def choose(
     proven and newcomers lately failed, their terms say little: as much as they failed, one is
     drawn blindly, so that whoever baits with the best terms does not win every time; a network
     first, then a worker in it, so that many identities in few networks are no more than few.
+    A worker that is new in the market has a first job, as far as newcomers compete, with the chance
+    of one among all within the limits, whoever is better; several of them together with that of a
+    quarter at most.
     `--worker` and `--sort` mean strictly that: no trust, and no draw beyond exact equality.
 
     Args:
@@ -113,18 +121,24 @@ def choose(
         draws: Two random numbers below `DRAWS`: whether newcomers compete, and who of equals wins.
         refusals: Awards refused before in this auction, for the sentence.
         networks: Where workers say they are, of those that said it (`announcements.networks_of`).
+        new_here: Workers that the market had not heard of until a moment ago.
     """
     within = [bid for bid in ranking if bid.objection is None]
     if not within:
         return None
-    if prefs.worker is not None or prefs.sort != "score":
+    share = newcomer_share(newcomers_permille) * (DRAWS // OK_WHOLE)
+    strict = prefs.worker is not None or prefs.sort != "score"
+    first_tries = [] if strict else _first_tries(within, tracks, new_here)
+    if strict:
         pool, blind = within, False
     else:
-        newcomers_compete = draws[0] < newcomer_share(newcomers_permille) * (DRAWS // OK_WHOLE)
-        pool, blind = _trusted(within, tracks, newcomers_compete=newcomers_compete)
+        pool, blind = _trusted(within, tracks, newcomers_compete=draws[0] < share)
     equals = pool if blind else _equals(pool, prefs)
     won = equals[draws[1] * len(equals) // DRAWS]
-    if blind:
+    if draws[0] * len(within) < share * min(len(first_tries), -(-len(within) // FIRST_TRIES_PARTS)):
+        won = _drawn(first_tries, networks, draws[1])
+        reason = f"a first job, drawn from {len(first_tries)} new here: {_figures(won, prefs)}"
+    elif blind:
         won = _drawn(pool, networks, draws[1])
         reason = f"drawn from {len(pool)} untried, since such failed lately: {_figures(won, prefs)}"
     else:
@@ -175,6 +189,19 @@ def _trusted(
     if newcomers and not newcomers_compete:
         return newcomers, True
     return of(Trust.PROVEN, Trust.NEWCOMER) or within, False
+
+
+def _first_tries(
+    within: list[Weighed], tracks: Mapping[Address, Track], new_here: Collection[Address]
+) -> list[Weighed]:
+    limit = FIRST_TRY_SCORES_MAX * within[0].estimate.score
+    return [
+        bid
+        for bid in within
+        if bid.worker in new_here
+        and bid.estimate.score <= limit
+        and tracks.get(bid.worker, UNTRIED).trust is Trust.NEWCOMER
+    ]
 
 
 def _drawn(pool: list[Weighed], networks: Mapping[Address, frozenset[str]], draw: int) -> Weighed:

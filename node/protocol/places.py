@@ -3,10 +3,10 @@
 A client sees offers of a few dozen workers only, so how good its choices are hangs on who these
 are.  It exchanges the worst for one it has not tried, often while it is new and then seldom.  If
 chance says so it tries a worker that nobody had heard of at once, so that a newcomer finds as many
-clients as the others have, and no crowd of them.
+clients as the others have, and no crowd of them; and a first job with one of these.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from node.protocol.fields import Address
 from node.protocol.scoring import Trust
@@ -16,12 +16,23 @@ ROTATE_FIRST_PARTS = 12
 ROTATE_AGE_PARTS = 20
 """The pause grows by a twentieth of the time since the search began."""
 
+NEW_S = 60.0
+"""For so long a worker that nobody had heard of is new, and due for a first job.  A client that has
+looked around for less can't tell who is new."""
+NEW_PARTS = 8
+"""An eighth of the places may be kept for those that are new: a flood of them gets no more."""
+
 Standing = tuple[int, int]
 """A worker's `Trust` and what a job with it would score, in micro."""
 
 
-def worst(held: Mapping[Address, Standing], *, idle: frozenset[Address]) -> Address | None:
+def worst(
+    held: Mapping[Address, Standing], *, idle: frozenset[Address], new: Collection[Address] = ()
+) -> Address | None:
     """Whom to let go; None if nobody is idle.
+
+    Those that are new keep their places until they are so no more, or had their first job; as long
+    as they take no more than an eighth of all.
 
     Failing ones first.  Else the worst score; but while fewer than half have proven themselves,
     these are kept whatever newcomers offer: offers that nobody can have cost nothing to make.
@@ -29,7 +40,10 @@ def worst(held: Mapping[Address, Standing], *, idle: frozenset[Address]) -> Addr
     Args:
         held: Every worker with a session, with its standing.
         idle: Those of them that may go.
+        new: Those of them that are new in the market.
     """
+    if NEW_PARTS * len(new) <= len(held):
+        idle = idle - {worker for worker in new if held[worker][0] == Trust.NEWCOMER}
     failing = {w for w in idle if held[w][0] == Trust.FAILING}
     proven = {w for w, (trust, _) in held.items() if trust == Trust.PROVEN}
     untried = idle - proven

@@ -30,6 +30,7 @@ RETRY_S = (5.0, 600.0)
 REDIAL_S = 2.0
 """Least time between two dials of one worker: one with which no session lasts is no hurry."""
 FAILED_MAX = 1024
+NEW_MAX = 256
 ROTATE_EVERY_S = 60.0
 """With all places taken, the worst idle worker gives way to an untried one, at last this often."""
 IDLE_S = 60.0
@@ -83,6 +84,8 @@ class Contacts:
         self._own: dict[Address, Session] = {}
         """Sessions that were dialled here, and may be ended here."""
         self._busy: Counter[Address] = Counter()
+        self._new: OrderedDict[Address, float] = OrderedDict()
+        """Workers that nobody had heard of, and until when they are new."""
         self._rotated_s = clock.monotonic_s()
 
     def want(self, model: Hash) -> None:
@@ -123,7 +126,12 @@ class Contacts:
         since_s = self._wanted.get(model, 0.0)
         warm = workers and self._clock.monotonic_s() - since_s > COLD_S
         pending = 0 if warm else len(self._dialling) + self._hints.searching(model)
-        return Reached(workers=workers, pending=pending, networks=self._networks(workers))
+        return Reached(
+            workers=workers,
+            pending=pending,
+            networks=self._networks(workers),
+            new_here=frozenset(filter(self._is_new_here, workers)),
+        )
 
     def hold(self, worker: Address) -> Session | None:
         """The live session with a worker, kept until `release`."""
@@ -266,14 +274,27 @@ class Contacts:
         """Workers that nobody had heard of: a few clients try each at once, whoever has to go."""
         chosen = []
         for worker, model in self._hints.newcomers():
-            if model not in self._wanted or self._idle(model) or not self._full(model):
+            if model not in self._wanted or self._idle(model):
                 continue
             known = self._hints.book.count(model)
-            if places.tries_newcomer(
+            if not places.tries_newcomer(
                 places=self._sessions_max, workers=known, draw=self._rng.random()
-            ) and self._let_go(model):
+            ):
+                continue
+            if self._full(model) and self._let_go(model):
                 chosen.append(worker)
+            self._note_new(worker, model)
         return chosen
+
+    def _note_new(self, worker: Address, model: Hash) -> None:
+        now_s = self._clock.monotonic_s()
+        if now_s - self._wanted[model] > places.NEW_S:
+            self._new[worker] = now_s + places.NEW_S
+            if len(self._new) > NEW_MAX:
+                self._new.popitem(last=False)
+
+    def _is_new_here(self, worker: Address) -> bool:
+        return self._new.get(worker, 0.0) > self._clock.monotonic_s()
 
     def _full(self, model: Hash) -> bool:
         return len(self.reached(model).workers) >= self._sessions_max
@@ -282,7 +303,7 @@ class Contacts:
         """The worst idle worker gives its place to another; False if all are busy."""
         held = {w: self._standing(w, model) for w in self.reached(model).workers}
         idle = frozenset(w for w in held if w in self._own and not self._busy[w])
-        worst = places.worst(held, idle=idle)
+        worst = places.worst(held, idle=idle, new=tuple(filter(self._is_new_here, held)))
         if worst is None:
             return False
         session = self._own.pop(worst)

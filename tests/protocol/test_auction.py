@@ -1,6 +1,7 @@
 """The auction's state machine: each path once, then its promises under random events."""
 
 import random
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -60,6 +61,7 @@ class Held:
         tracks: dict[Address, Track] | None = None,
         newcomers: int = OK_WHOLE,
         seed: int = 1,
+        new_here: Iterable[int] = (),
         **of_need: Any,
     ) -> None:
         self.now_s = 0.0
@@ -77,7 +79,11 @@ class Held:
                 seed=seed,
                 now_s=0.0,
                 offers=tuple(offers),
-                reached=Reached(workers=frozenset(workers), pending=pending),
+                reached=Reached(
+                    workers=frozenset(workers),
+                    pending=pending,
+                    new_here=frozenset(map(worker_of, new_here)),
+                ),
                 tracks=tracks or {},
                 newcomers_permille=newcomers,
             )
@@ -388,6 +394,36 @@ def test_each_order_is_strict(sort: Any, best: int) -> None:
     wanted = prefs(sort=sort)
     wins = {Held(offers, wanted=wanted, tracks=failing, seed=seed).winner for seed in range(50)}
     assert wins == {worker_of(best)}
+
+
+# ------------------------------------------------------------------------------------- newcomers
+
+
+def test_who_is_new_has_a_first_job_though_others_are_better() -> None:
+    """One of ten workers: in about a tenth of the auctions, until it was tried."""
+    offers = [standing(number, price_out=400_000 + number) for number in range(1, 10)]
+    offers.append(standing(10, price_out=700_000))
+    new = worker_of(10)
+    proven = {worker_of(number): Track(jobs=1) for number in range(1, 10)}
+
+    def wins(*, tracks: dict[Address, Track] = proven, **known: Any) -> int:
+        helds = [Held(offers, seed=seed, tracks=tracks, **known) for seed in range(300)]
+        won = [held for held in helds if held.winner == new]
+        assert all(held.choice.reason.startswith("a first job") for held in won)
+        return len(won)
+
+    assert wins() == 0
+    assert 15 <= wins(new_here=[10]) <= 50
+    assert wins(new_here=[10], tracks={**proven, new: Track(jobs=1)}) == 0
+    assert wins(new_here=[10], wanted=prefs(sort="price")) == 0
+    assert wins(new_here=[10], newcomers=300) <= 3
+
+
+def test_a_first_job_is_not_given_at_any_price() -> None:
+    offers = [standing(number, price_out=400_000 + number) for number in range(1, 10)]
+    offers.append(standing(10, price_out=40_000_000))
+    winners = {Held(offers, seed=seed, new_here=[10]).winner for seed in range(100)}
+    assert worker_of(10) not in winners
 
 
 # ------------------------------------------------------------------------------------------ trust

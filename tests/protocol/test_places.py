@@ -25,6 +25,17 @@ def test_who_goes(held: dict[bytes, tuple[int, int]], idle: set[bytes], goes: by
     assert worst(held, idle=frozenset(idle)) == goes
 
 
+def test_who_is_new_keeps_its_place_for_a_first_job() -> None:
+    held = {bytes([n]) * 20: (NEW, n) for n in range(16)}
+    dear, dearest = sorted(held)[-2:]
+    everybody = frozenset(held)
+    assert worst(held, idle=everybody, new=[dearest]) == dear
+    assert worst(held | {dearest: (PROVEN, 15)}, idle=everybody, new=[dearest]) == dear
+    assert worst(held | {dearest: (FAILING, 15)}, idle=everybody, new=[dearest]) == dearest
+    # A crowd of them keeps nothing.
+    assert worst(held, idle=everybody, new=sorted(held)[-3:]) == dearest
+
+
 def test_places_are_exchanged_often_at_first() -> None:
     pauses = [rotate_pause_s(searching_s=age, every_s=60.0) for age in (0, 100, 400, 1200, 9999)]
     assert pauses == [5.0, 5.0, 20.0, 60.0, 60.0]

@@ -37,7 +37,14 @@ ASK = b"a" * 32
 class Client:
     """What `roles.measurements` keeps of it: tracks, and the record of newcomers."""
 
-    def __init__(self, networks: Mapping[Address, frozenset[str]], seed: int) -> None:
+    def __init__(
+        self,
+        networks: Mapping[Address, frozenset[str]],
+        seed: int,
+        *,
+        new_here: frozenset[Address] = frozenset(),
+    ) -> None:
+        self.new_here = new_here
         self.networks, self.rng = networks, random.Random(seed)
         self.tracks: dict[Address, Track] = {}
         self.newcomers = OK_WHOLE
@@ -66,7 +73,12 @@ class Client:
             seed=self.rng.getrandbits(64),
             now_s=0.0,
             offers=OFFERS,
-            reached=Reached(workers=frozenset(offers), pending=0, networks=self.networks),
+            reached=Reached(
+                workers=frozenset(offers),
+                pending=0,
+                networks=self.networks,
+                new_here=self.new_here,
+            ),
             tracks=dict(self.tracks),
             newcomers_permille=self.newcomers,
         )
@@ -125,6 +137,16 @@ def test_an_honest_worker_serves_nearly_every_job(sybil_networks: int) -> None:
     ends: Counter[str] = Counter()
     for seed in range(CLIENTS):
         client = Client(_networks(sybil_networks=sybil_networks), seed)
+        ends.update(client.job() for _ in range(JOBS))
+    assert ends["served"] >= 0.95 * CLIENTS * JOBS, ends
+
+
+def test_a_flood_that_is_new_in_the_market_costs_no_more() -> None:
+    """First jobs for newcomers end where newcomers fail."""
+    new = frozenset(worker_of(n) for n in range(HONEST + 1, HONEST + SYBILS + 1))
+    ends: Counter[str] = Counter()
+    for seed in range(CLIENTS):
+        client = Client(_networks(sybil_networks=SYBILS), seed, new_here=new)
         ends.update(client.job() for _ in range(JOBS))
     assert ends["served"] >= 0.95 * CLIENTS * JOBS, ends
 

@@ -9,7 +9,7 @@ import trio
 
 from node.config import ClientConfig
 from node.errors import NoPeers, SessionLost
-from node.protocol import signing
+from node.protocol import places, signing
 from node.protocol.announcements import ANY_MODEL
 from node.protocol.auction_state import Bound, GiveAward, SendAsk
 from node.protocol.frames import (
@@ -480,6 +480,26 @@ async def test_sessions_are_bounded_and_places_are_rotated(
             assert len(sessions) <= 3
             met |= sessions
         assert met == {each.address for each in world.world.workers}
+
+
+async def test_a_worker_that_joins_has_a_first_job_though_it_is_dear(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    async with scene(gossip=Gossip()) as world:
+        market = await world.client()
+        well(market, await market.auction(NEED, PREFS).next())
+        await trio.sleep(places.NEW_S / 2)
+        market.follow(MODEL)  # or it would rest
+        await trio.sleep(places.NEW_S / 2 + 1)
+        new, _ = await world.world.worker(world.nursery, price_out=500_000)
+        reasons = {}
+        for _ in range(30):
+            await trio.sleep(1)
+            candidate = await market.auction(NEED, PREFS).next()
+            reasons[candidate.session.peer] = candidate.reason
+            well(market, candidate)
+        assert reasons[new.address].startswith("a first job")
+        assert market.tracks(MODEL)[new.address].jobs == 1
 
 
 async def test_a_session_with_a_job_is_not_rotated_away(

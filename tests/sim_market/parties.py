@@ -196,6 +196,8 @@ class Client:
         self.sessions: dict[Address, Worker] = {}
         self.busy: dict[Address, int] = {}
         self.put_off: dict[Address, float] = {}
+        self.new: dict[Address, float] = {}
+        """Workers that it noticed as new in the market, and until when they are."""
         self.measured = Measurements(store=None, clock=clock)
         self.last_need = Need(
             model=MODEL, tier=Tier.IDS, tokens_in=TOKENS_IN_MEAN, output_max=TOKENS_OUT_MEAN

@@ -339,7 +339,11 @@ class Population:
                 self.heap.after(DIAL_S, partial(self.dial, client, leads[0]))
 
     def try_newcomer(self, client: Client, worker: Address) -> None:
-        if client.gone or worker in client.sessions or not client.active:
+        if client.gone or not client.active:
+            return
+        if self.clock.now_s - client.joined_s > places.NEW_S:
+            client.new[worker] = self.clock.now_s + places.NEW_S
+        if worker in client.sessions:
             return
         if len(client.sessions) < WORKERS_MAX or self.let_go(client):
             self.heap.after(DIAL_S, partial(self.dial, client, worker))
@@ -347,7 +351,8 @@ class Population:
     def let_go(self, client: Client) -> bool:
         held = {a: self.standing(client, w) for a, w in client.sessions.items()}
         idle = frozenset(a for a in held if not client.busy.get(a))
-        worst = places.worst(held, idle=idle)
+        new = tuple(a for a in held if self.jobs.is_new(client, a))
+        worst = places.worst(held, idle=idle, new=new)
         if worst is None:
             return False
         self.close(client, client.sessions[worst])

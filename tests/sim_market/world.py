@@ -124,6 +124,9 @@ class Jobs:
             job.number = self.tally.jobs
         self._begin(job)
 
+    def is_new(self, client: Client, worker: Address) -> bool:
+        return client.new.get(worker, 0.0) > self.clock.now_s
+
     def _offers(self, client: Client) -> tuple[Standing, ...]:
         return tuple(
             worker.seen_from(latency_s(client.at, worker.at) + PUSH_GAP_S / 2)
@@ -139,7 +142,11 @@ class Jobs:
             seed=self.rng.getrandbits(64),
             now_s=self.clock.now_s,
             offers=self._offers(client),
-            reached=Reached(workers=frozenset(client.sessions), pending=0),
+            reached=Reached(
+                workers=frozenset(client.sessions),
+                pending=0,
+                new_here=frozenset(a for a in client.sessions if self.is_new(client, a)),
+            ),
             tracks=client.measured.tracks(MODEL),
             newcomers_permille=client.measured.newcomers_permille,
         )
