@@ -4,10 +4,11 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import trio
 
+from node.adapters.onnx import decoder as decoders
 from node.adapters.onnx.decoder import Decoder
 from node.adapters.onnx.job import Job, Made
 from node.adapters.onnx.loop import Drop, Happened, Loop, Stop, Submit, Taken
@@ -160,7 +161,8 @@ class OnnxEngine:
             nursery.cancel_scope.cancel()
 
     def _load(self, model: OnnxModel) -> _Loaded:
-        decoder = Decoder(model.graph, threads=self._threads)
+        context = model.manifest.context
+        decoder = decoders.load(model.graph, threads=self._threads, context=context)
         loop = Loop(
             decoder,
             slots=self._slots,
@@ -174,9 +176,9 @@ class OnnxEngine:
             raise ConfigError(f"{model.graph}: {error}") from error
         return _Loaded(model=model, loop=loop, described=described)
 
-    def _described(self, model: OnnxModel, decoder: Decoder) -> EngineModel:
+    def _described(self, model: OnnxModel, decoder: Decoder[Any]) -> EngineModel:
         manifest = model.manifest
-        if (width := decoder.vocab()) != manifest.vocab:
+        if (width := decoders.vocab(decoder)) != manifest.vocab:
             raise ConfigError(f"{model.graph}: {width} logits, the manifest says {manifest.vocab}")
         return EngineModel(
             manifest=manifest,

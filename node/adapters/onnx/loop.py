@@ -21,11 +21,11 @@ from node.errors import PeerError, Unavailable
 
 CHUNK_TOKENS: Final = 256
 CHUNK_LOGITS_BYTES: Final = 64 * 1024 * 1024
-"""Logits come at all positions, as float32: a large vocabulary makes chunks shorter."""
+"""Where logits come at all positions, as float32: a large vocabulary makes chunks shorter."""
 CHUNK_TOKENS_MIN: Final = 16
 AHEAD_TOKENS: Final = 32
 """A job that is so many ids ahead of its reader pauses until half of them are taken."""
-HAND_OVER_S: Final = 0.004
+HAND_OVER_S: Final = 0.01
 """How long tokens may wait for those after them, while there are more to come: waking the event
 loop costs as much as a small model's token.  A job's first token and its end wait for nothing."""
 
@@ -64,7 +64,7 @@ class Loop:
 
     def __init__(
         self,
-        decoder: Decoder,
+        decoder: Decoder[Any],
         *,
         slots: int,
         vocab: int,
@@ -83,7 +83,7 @@ class Loop:
         """
         self._decoder = decoder
         self._slots = slots
-        per_row = CHUNK_LOGITS_BYTES // (4 * vocab)
+        per_row = CHUNK_TOKENS if decoder.slices else CHUNK_LOGITS_BYTES // (4 * vocab)
         self._chunk = max(CHUNK_TOKENS_MIN, min(CHUNK_TOKENS, per_row))
         self._step_s = 1 / tokens_per_s_max if tokens_per_s_max > 0 else 0.0
         self._deliver = deliver
@@ -117,11 +117,20 @@ class Loop:
         if first:  # somebody waits for it: not for everybody's next token as well
             self._happened += first
             self._hand_over()
-        stepped = self._step_all()
-        self._happened += stepped
-        late_s = time.monotonic() - self._delivered_s
-        if late_s >= self._hand_over_s or any(_ends(event) for _, event in stepped):
-            self._hand_over()
+        while True:
+            stepped = self._step_all()
+            self._happened += stepped
+            late_s = time.monotonic() - self._delivered_s
+            if late_s >= self._hand_over_s or any(_ends(event) for _, event in stepped):
+                self._hand_over()
+                return
+            if not stepped or self._disturbed():
+                return
+
+    def _disturbed(self) -> bool:
+        """Whether there may be more to do than the next token of the same jobs."""
+        others = self._reading or self._waiting or self._paused or self._step_s
+        return bool(others) or not self._commands.empty()
 
     def _hand_over(self) -> None:
         if self._happened:
@@ -202,9 +211,9 @@ class Loop:
         job = self._reading.popleft()
         part, job.unread = job.unread[: self._chunk], job.unread[self._chunk :]
         cache = job.cache or self._decoder.empty()
-        ids, pads = np.array([part], dtype=np.int64), np.zeros(1, dtype=np.int64)
         try:
-            logits, job.cache = self._decoder.forward(ids, cache, pads=pads)
+            ids = np.array([part], dtype=np.int64)
+            logits, job.cache = self._decoder.forward(ids, cache, last=True)
         except Unavailable as error:
             return [(job, error)]
         if job.unread:

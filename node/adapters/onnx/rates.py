@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -16,7 +16,9 @@ LIMIT_S: Final = 1.0
 """How long each of the figures may take; a slow model is measured over fewer steps."""
 
 
-def measure(decoder: Decoder, manifest: Manifest, *, slots: int, limit_tps: float) -> EngineRates:
+def measure(
+    decoder: Decoder[Any], manifest: Manifest, *, slots: int, limit_tps: float
+) -> EngineRates:
     """Rates of one decoder while nothing else runs on it.
 
     Args:
@@ -38,20 +40,18 @@ def measure(decoder: Decoder, manifest: Manifest, *, slots: int, limit_tps: floa
     )
 
 
-def _decode(decoder: Decoder, *, rows: int, prompt: int, vocab: int) -> tuple[float, float]:
+def _decode(decoder: Decoder[Any], *, rows: int, prompt: int, vocab: int) -> tuple[float, float]:
     """Seconds of one prompt's prefill, and of one step of some rows after it."""
-    pads = np.zeros(1, dtype=np.int64)
     ids = np.arange(prompt, dtype=np.int64)[None] % vocab
     started_s = time.perf_counter()
-    _, cache = decoder.forward(ids, decoder.empty(), pads=pads)
+    _, cache = decoder.forward(ids, decoder.empty(), last=True)
     prefill_s = time.perf_counter() - started_s
-    if rows > 1:
-        cache = decoder.cache([np.repeat(array, rows, axis=0) for array in cache.arrays()])
-    ids, pads = np.zeros((rows, 1), dtype=np.int64), np.zeros(rows, dtype=np.int64)
+    cache = cache.taken([0] * rows)
+    ids = np.zeros((rows, 1), dtype=np.int64)
 
     def step() -> None:
         nonlocal cache
-        _, cache = decoder.forward(ids, cache, pads=pads)
+        _, cache = decoder.forward(ids, cache, last=True)
 
     return prefill_s, _mean_s(step)
 

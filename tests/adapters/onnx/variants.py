@@ -73,6 +73,60 @@ def half_precision_cache(path: Path) -> Path:
     return _save(model, path)
 
 
+def self_contained(path: Path) -> Path:
+    """The same graph with the weights in its own file."""
+    return _save(_graph(), path)
+
+
+def _masked(model: onnx.ModelProto) -> str:
+    """The name of the attention mask, which all layers share."""
+    return str(next(node for node in model.graph.node if node.op_type == "Attention").input[3])
+
+
+def _with_another_mask(path: Path, kind: str, constant: TensorProto) -> Path:
+    model = _graph()
+    mask = _masked(model)
+    at, node = next((n, node) for n, node in enumerate(model.graph.node) if mask in node.output)
+    node.output[:] = ["plain_mask"]
+    model.graph.initializer.append(constant)
+    model.graph.node.insert(at + 1, helper.make_node(kind, ["plain_mask", constant.name], [mask]))
+    return _save(model, path)
+
+
+def with_a_score_added(path: Path) -> Path:
+    """Something is added to every score that is seen."""
+    return _with_another_mask(path, "Add", helper.make_tensor("some", TensorProto.FLOAT, [], [0.5]))
+
+
+def with_a_soft_cap(path: Path) -> Path:
+    """Scores are squeezed, as some models do."""
+    model = _graph()
+    for node in model.graph.node:
+        if node.op_type == "Attention":
+            node.attribute.append(helper.make_attribute("softcap", 30.0))
+    return _save(model, path)
+
+
+def with_a_window(path: Path) -> Path:
+    """A position sees a hundred tokens back and no further."""
+    model = _graph()
+    at, node = next(
+        (n, node) for n, node in enumerate(model.graph.node) if node.op_type == "LessOrEqual"
+    )
+    columns, positions = node.input
+    seen = str(node.output[0])
+    node.output[:] = ["not_later"]
+    model.graph.initializer.append(helper.make_tensor("window", TensorProto.INT64, [], [100]))
+    added = [
+        helper.make_node("Sub", [positions, "window"], ["window_starts"]),
+        helper.make_node("Greater", [columns, "window_starts"], ["not_long_ago"]),
+        helper.make_node("And", ["not_later", "not_long_ago"], [seen]),
+    ]
+    for one in reversed(added):
+        model.graph.node.insert(at + 1, one)
+    return _save(model, path)
+
+
 def with_unknown_input(path: Path) -> Path:
     """A switch that a merged export has."""
     model = _graph()

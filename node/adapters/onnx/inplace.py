@@ -1,0 +1,209 @@
+"""A decoder whose cache stays where it is: each run writes its fresh columns into it.
+
+`rewrite` makes the graph.  Inputs and outputs of a step are bound once and stay the same for as
+long as the same rows go on and their columns suffice, so that a step costs a few writes into
+arrays and the run itself.  Rows need no padding: each has a length of its own, and a bias hides
+the columns behind its end.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from node.adapters.onnx import rewrite
+from node.adapters.onnx.decoder import Array, Ints
+from node.adapters.onnx.rewrite import Rewritten
+from node.adapters.onnx.session import brief, open_session
+from node.errors import Unavailable
+
+SPREAD_MAX: Final = 512
+"""Columns that the shortest row may leave empty: more would cost more than a batch of its own."""
+GRAIN: Final = 32
+"""Columns come in so many at a time: a copy of the cache once in 32 steps, against empty columns
+that attention has to look at.  A multiple of the widest vectors, so that where a sum is cut does
+not depend on how many columns there are."""
+HIDDEN: Final = np.float32(-1e30)
+"""Added to the score of a column that a position may not see; its weight becomes 0 exactly."""
+
+
+class InPlaceCache:
+    """Keys [rows, heads, width, columns] and values [rows, heads, columns, width] of each layer."""
+
+    def __init__(self, arrays: Sequence[Array], lengths: Ints) -> None:
+        """
+        Args:
+            arrays: In the order of the layout's parts; columns beyond a row's length hold anything
+                finite.
+            lengths: [rows]: tokens of each.
+        """
+        self.arrays = tuple(arrays)
+        self.lengths = lengths
+        self.length = int(lengths.max())
+        """Tokens of the longest row."""
+        self.step: _Binding | None = None
+        """For one fresh token in each row."""
+
+    @property
+    def shortest(self) -> int:
+        """Tokens of the shortest row."""
+        return int(self.lengths.min())
+
+    @property
+    def columns(self) -> int:
+        """Room, in tokens."""
+        return int(self.arrays[0].shape[3])
+
+    def joined(self, other: "InPlaceCache") -> "InPlaceCache":
+        """These rows and then the other's."""
+        lengths = np.concatenate((self.lengths, other.lengths))
+        return self._copied((self, other), lengths)
+
+    def taken(self, rows: Sequence[int]) -> "InPlaceCache":
+        """Some of the rows."""
+        chosen = InPlaceCache(
+            [array[list(rows)] for array in self.arrays], self.lengths[list(rows)]
+        )
+        return chosen if _whole_grains(chosen.length) == self.columns else chosen.grown(0)
+
+    def grown(self, columns: int) -> "InPlaceCache":
+        """The same rows with room for so many tokens, and at least for what they have."""
+        return self._copied((self,), self.lengths.copy(), columns=columns)
+
+    @staticmethod
+    def _copied(
+        parts: Sequence["InPlaceCache"], lengths: Ints, *, columns: int = 0
+    ) -> "InPlaceCache":
+        columns = _whole_grains(max(columns, int(lengths.max())))
+        arrays: list[Array] = []
+        for every in zip(*(part.arrays for part in parts), strict=True):
+            across = rewrite.column_axis(len(arrays))
+            shape = [len(lengths), *every[0].shape[1:]]
+            shape[across] = columns
+            # Zeros: a column that was never written counts for nothing, but not if it is NaN.
+            array, at = np.zeros(shape, dtype=np.float32), 0
+            for old in every:
+                count = min(columns, old.shape[across])
+                into, out = array[at : at + len(old)], (Ellipsis, slice(count))
+                index = out if across == 3 else (*out, slice(None))
+                into[index] = old[index]
+                at += len(old)
+            arrays.append(array)
+        return InPlaceCache(arrays, lengths)
+
+
+class InPlaceDecoder:
+    """Implements `decoder.Decoder`, on the CPU."""
+
+    slices: Final = True
+    spread_max: Final = SPREAD_MAX
+
+    def __init__(self, graph: Path, found: Rewritten, *, threads: int) -> None:
+        """
+        Args:
+            graph: The ONNX file as it was exported; its external data lies beside it.
+            found: The same, rewritten.
+            threads: For the computation of one step.
+
+        Raises:
+            ConfigError: Not a graph that ONNX Runtime can run.
+        """
+        self.session = open_session(graph, threads=threads, rewritten=found.model)
+        self.found = found
+
+    def empty(self) -> InPlaceCache:
+        """The cache of one sequence that has nothing yet."""
+        shapes = [
+            (1, part.heads, part.width, 0) if at % 2 == 0 else (1, part.heads, 0, part.width)
+            for at, part in enumerate(self.found.layout.parts)
+        ]
+        blanks = [np.zeros(shape, dtype=np.float32) for shape in shapes]
+        return InPlaceCache(blanks, np.zeros(1, dtype=np.int64))
+
+    def forward(
+        self, ids: Ints, cache: InPlaceCache, *, last: bool = False
+    ) -> tuple[Array, InPlaceCache]:
+        """One run; see `decoder.Decoder`."""
+        fresh = ids.shape[1]
+        if cache.length + fresh > cache.columns:
+            cache = cache.grown(cache.length + fresh)
+        if fresh == 1:
+            binding = cache.step or _Binding(self, cache, fresh=1, last=True)
+            cache.step = binding
+        else:
+            binding = _Binding(self, cache, fresh=fresh, last=last)
+        try:
+            logits = binding.run(ids)
+        except Exception as error:  # its exceptions share no base of their own
+            raise Unavailable(f"the engine failed: {brief(error)}") from error
+        cache.lengths += fresh
+        cache.length += fresh
+        return logits, cache
+
+
+class _Binding:
+    """Inputs and outputs of runs of one shape over one cache."""
+
+    def __init__(
+        self, decoder: InPlaceDecoder, cache: InPlaceCache, *, fresh: int, last: bool
+    ) -> None:
+        import onnxruntime
+
+        found, rows = decoder.found, len(cache.lengths)
+        self._session, self._lengths, self._fresh = decoder.session, cache.lengths, fresh
+        self._group = found.group
+        self._binding = self._session.io_binding()
+        self._shared = onnxruntime.OrtValue.ortvalue_from_numpy
+        self._kept: list[Array] = []
+        """Whatever is bound: ONNX Runtime reads and writes the arrays' memory, and owns none."""
+        self._ids = self._input("input_ids", np.zeros((rows, fresh), dtype=found.layout.ids))
+        self._input(rewrite.STARTS, cache.lengths)
+        self._shares = fresh == 1 and found.layout.positions is np.int64
+        """Whether positions are the lengths themselves, the same memory, and go on with them."""
+        positions = (cache.lengths[:, None] + np.arange(fresh)).astype(found.layout.positions)
+        self._positions = self._input(
+            "position_ids", cache.lengths[:, None] if self._shares else positions
+        )
+        bias = self._input(rewrite.BIAS, self._biases(cache.columns))
+        self._shown = bias.reshape(-1)
+        self._firsts = np.arange(rows) * cache.columns
+        """Where each row's biases begin, while it has one fresh token."""
+        self._input(rewrite.LOGITS_FROM, np.array([fresh - 1 if last else 0], dtype=np.int64))
+        for part, array in zip(found.layout.parts, cache.arrays, strict=True):
+            self._input(part.past, array)
+            self._output(part.present, array)
+        shape = (rows, 1 if last else fresh, found.vocab)
+        self._logits = self._output("logits", np.zeros(shape, dtype=np.float32))
+
+    def run(self, ids: Ints) -> Array:
+        """Logits; they are overwritten by the next run."""
+        self._ids[:] = ids
+        if self._fresh == 1:
+            if not self._shares:
+                self._positions[:, 0] = self._lengths
+            self._shown[self._firsts + self._lengths] = 0.0
+        self._session.run_with_iobinding(self._binding)
+        return self._logits
+
+    def _input(self, name: str, array: Array) -> Array:
+        self._kept.append(array)
+        self._binding.bind_ortvalue_input(name, self._shared(array))
+        return array
+
+    def _output(self, name: str, array: Array) -> Array:
+        self._kept.append(array)
+        self._binding.bind_ortvalue_output(name, self._shared(array))
+        return array
+
+    def _biases(self, columns: int) -> Array:
+        """[rows, 1, positions × group, columns]; of one position for a whole group."""
+        seen = self._lengths[:, None] + np.arange(self._fresh)
+        # Of one fresh token each run shows its own column.
+        seen = seen - 1 if self._fresh == 1 else np.repeat(seen, self._group, axis=1)
+        hidden = np.arange(columns)[None, None, :] > seen[:, :, None]
+        return np.where(hidden, HIDDEN, np.float32(0.0))[:, None]
+
+
+def _whole_grains(columns: int) -> int:
+    return -(-columns // GRAIN) * GRAIN
