@@ -131,6 +131,26 @@ class ClientConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GatewayConfig:
+    """Where OpenAI's clients buy on the market, on this node's account."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; any but a loopback one needs an API key first."""
+    port: int = 8411
+    hosts: tuple[str, ...] = ()
+    """Names by which clients may address it, besides localhost and addresses."""
+    origins: tuple[str, ...] = ()
+    """Web origins whose pages may use it, such as https://chat.example."""
+    requests_max: int = 256
+    """At once; more are told to try again."""
+    body_bytes_max: int = 4 * 1024 * 1024
+    max_tokens: int = 1024
+    """Longest answer to a request that names no limit."""
+    timeout_s: float = 600.0
+    """An answer is cut off after this."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class KeystoreConfig:
     """Where the session key's password comes from, so that a server starts unattended."""
 
@@ -148,6 +168,7 @@ class Config:
     engine: EngineConfig = field(default_factory=EngineConfig)
     worker: WorkerConfig = field(default_factory=WorkerConfig)
     client: ClientConfig = field(default_factory=ClientConfig)
+    gateway: GatewayConfig = field(default_factory=GatewayConfig)
     keystore: KeystoreConfig = field(default_factory=KeystoreConfig)
 
 
@@ -296,7 +317,8 @@ _POSITIVE = {
     "network.sessions_max", "chain.chain_id", "chain.fee_max_gwei", "engine.slots",
     "engine.threads", "worker.quantum_micro", "worker.jobs_per_client_max",
     "worker.reservation_s", "worker.payment_s", "client.bid_window_s", "client.discover_s",
-    "client.workers_max", "client.job_cap_micro", "client.silence_s",
+    "client.workers_max", "client.job_cap_micro", "client.silence_s", "gateway.requests_max",
+    "gateway.body_bytes_max", "gateway.max_tokens", "gateway.timeout_s",
 }  # fmt: skip
 _CHOICES = {"engine.kind": ("onnx",)}
 _NUMBER_MAX = 2**53
@@ -315,6 +337,8 @@ def _check(name: str, value: Any) -> None:
             raise ValueError(f"is out of range: {value}")
     if name in _CHOICES and value not in _CHOICES[name]:
         raise ValueError(f"must be one of {', '.join(_CHOICES[name])}, not {value!r}")
+    if name == "gateway.port" and value > 65_535:
+        raise ValueError(f"is out of range: {value}")
     if name == "chain.rpc_url" and not value.startswith(("http://", "https://")):
         raise ValueError(f"must be an http or https address, not {value!r}")
     for text in value if isinstance(value, tuple) else (value,):

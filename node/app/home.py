@@ -35,7 +35,7 @@ class Owner:
     @property
     def stays(self) -> bool:
         """Whether it will own the home until somebody stops it."""
-        return self.purpose == "serve"
+        return self.purpose in ("serve", "gateway")
 
 
 @dataclass(frozen=True, slots=True)

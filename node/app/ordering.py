@@ -33,6 +33,8 @@ class Question:
     ignore_eos: bool = False
     seed: int | None = None
     """None: the client draws one after the price is bound."""
+    json_object: bool = False
+    """The answer has to be a JSON object: in tier text alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +101,8 @@ def chat_of(question: Question) -> Chat:
             messages=tuple(
                 ChatMessage(role=each["role"], content=each["content"])
                 for each in question.messages
-            )
+            ),
+            json_object=question.json_object,
         )
     except DecodeError as error:
         raise UsageError(f"this model's workers sell text: {error}") from error

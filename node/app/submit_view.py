@@ -7,18 +7,17 @@ from typing import Any
 
 import trio
 
+from node.app.figures import finish_of
 from node.app.submit_request import SubmitRequest
 from node.app.terminal import harmless, one_line
 from node.protocol.auction_record import AuctionRecord
 from node.protocol.frames import Refusal, Refused
 from node.protocol.signing import checksum
-from node.protocol.statements import Finish, Lock, Terms
+from node.protocol.statements import Lock, Terms
 from node.roles.client import Outcome
 from node.roles.job_run import Attempt
 from node.roles.market import Candidate, Effect, Event
 from node.units import MS_PER_S, format_micro
-
-FINISH_NAMES = {Finish.STOP: "stop", Finish.LENGTH: "length"}
 
 
 class SubmitView:
@@ -123,10 +122,10 @@ class SubmitView:
         return {
             "job_id": outcome.job.hex(),
             "model": model,
-            "model_id": "0x" + terms.model.hex(),
+            "model_id": "0x" + outcome.order.model.hex(),
             "worker": checksum(terms.worker),
             "text": text,
-            "finish_reason": _finish(outcome),
+            "finish_reason": finish_of(outcome),
             "failure": outcome.failure or None,
             "tokens_in": outcome.tokens_in,
             "tokens_cached": outcome.segments[0].job.tokens_cached,
@@ -193,13 +192,6 @@ def _segment(attempt: Attempt) -> dict[str, Any]:
 
 def _prices(terms: Terms) -> dict[str, int]:
     return {"in": terms.price_in, "cached": terms.price_cached, "out": terms.price_out}
-
-
-def _finish(outcome: Outcome) -> str:
-    complete = outcome.attempt.job.complete
-    if complete is None:
-        return "error" if outcome.failure else "cancelled"
-    return FINISH_NAMES[complete]
 
 
 def _ms(elapsed_s: float | None) -> int | None:

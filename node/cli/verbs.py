@@ -4,6 +4,8 @@ VERBS = {
     "init": ("node.cli.init:init", "Make a home: key, keystore and config"),
     "serve": ("node.cli.serve:serve", "Run a worker: sell what this machine's models generate"),
     "submit": ("node.cli.submit:submit", "Buy one answer: auction, stream, pay, receipt"),
+    "gateway": ("node.cli.gateway:gateway", "Let OpenAI's clients buy on the market"),
+    "keys": ("node.cli.gateway:keys", "Make, list and revoke the gateway's API keys"),
     "wallet": ("node.cli.wallet:wallet", "Deposit, withdraw, and lock funds in the escrow"),
     "market": ("node.cli.market:market", "Show the offers that are live now"),
     "receipts": ("node.cli.receipts:receipts", "List, show and verify receipts"),

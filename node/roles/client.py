@@ -127,8 +127,15 @@ class Client:
             seed=seed,
             began_s=self._ports.clock.monotonic_s(),
         )
-        await self._ports.store.begin_job(job=job, model=order.model, at_ms=self._unix_ms())
-        self._runs.add(run)
+        self._runs.add(run)  # from here on `cancel` finds it
+        try:
+            await self._ports.store.begin_job(job=job, model=order.model, at_ms=self._unix_ms())
+            return await self._run(run)
+        finally:
+            self._runs.discard(run)
+            answer.close()
+
+    async def _run(self, run: JobRun) -> Outcome:
         try:
             return await self._seal(run, await self._buy(run))
         except NodeError as error:
@@ -136,9 +143,6 @@ class Client:
             await trio.lowlevel.checkpoint_if_cancelled()
             await self._failed(run, str(error))
             raise
-        finally:
-            self._runs.discard(run)
-            answer.close()
 
     async def cancel(self, reason: CutoffReason, why: str, *, job: JobId | None = None) -> None:
         """Cut off a job, or every job under way: what was delivered is paid, kept and proven."""

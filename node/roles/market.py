@@ -25,7 +25,7 @@ from node.roles.bidding import Auction, Candidate, Observer
 from node.roles.contacts import Contacts
 from node.roles.dispatch import Handlers
 from node.roles.hints import Hints
-from node.roles.measurements import Measurements
+from node.roles.measurements import Measurements, Sample
 from node.roles.ports import Clock, Inbound, Session, Transport
 from node.roles.quotas import Quota, Quotas
 from node.roles.standby import Standby
@@ -247,6 +247,10 @@ class Market:
     def tracks(self, model: Hash) -> Mapping[Address, Track]:
         """What was measured with a model, per worker."""
         return self._measured.tracks(model)
+
+    def samples(self, worker: Address, model: Hash) -> tuple[Sample, ...]:
+        """The figures of a worker's latest jobs, one by one."""
+        return self._measured.samples(worker, model)
 
     def newcomers_permille(self) -> int:
         """The record of newcomers together."""

@@ -1,6 +1,7 @@
 """What this client measured of workers: in memory for auctions, in the store for later runs."""
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from dataclasses import dataclass
 
 import structlog
 import trio
@@ -22,7 +23,18 @@ NEWCOMERS = ZERO_ADDRESS
 """In the store: the row of all newcomers together, whatever the model."""
 NEWCOMERS_COUNT = OK_WHOLE
 
+SAMPLES_MAX = 64
+"""Latest jobs per worker and model whose figures are kept one by one, in memory."""
+
 Key = tuple[Address, Hash]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """One job's figures; None for what could not be measured."""
+
+    first_token_s: float | None
+    rate_tps: float | None
 
 
 class Measurements:
@@ -32,6 +44,7 @@ class Measurements:
         self._store = store
         self._clock = clock
         self._tracks: OrderedDict[Key, Track] = OrderedDict()
+        self._samples: dict[Key, deque[Sample]] = {}
         self._dirty: dict[Key, None] = {}
         self._changed = Pulse()
         self._lock = trio.Lock()
@@ -87,6 +100,10 @@ class Measurements:
         """One worker's."""
         return self._tracks.get((worker, model), Track())
 
+    def samples(self, worker: Address, model: Hash) -> tuple[Sample, ...]:
+        """The latest jobs of this run of the node, the oldest first: averages have no spread."""
+        return tuple(self._samples.get((worker, model), ()))
+
     def note(
         self,
         *,
@@ -107,6 +124,8 @@ class Measurements:
             rate_tps: Output tokens per second; None if it can't be told.
             ok: Whether it kept its word to the end.
         """
+        latest = self._samples.setdefault((worker, model), deque(maxlen=SAMPLES_MAX))
+        latest.append(Sample(first_token_s=first_token_s, rate_tps=rate_tps))
         track = self.track(worker, model)
         if track.jobs == 0:
             self._put_newcomers(newcomers_after(self.newcomers_permille, ok=ok))
@@ -136,7 +155,9 @@ class Measurements:
         self._tracks[key] = track
         self._tracks.move_to_end(key)
         if len(self._tracks) > TRACKS_MAX:
-            self._dirty.pop(self._tracks.popitem(last=False)[0], None)
+            oldest, _ = self._tracks.popitem(last=False)
+            self._dirty.pop(oldest, None)
+            self._samples.pop(oldest, None)
         self._dirty[key] = None
         self._changed.ring()
 

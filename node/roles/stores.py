@@ -21,6 +21,7 @@ from node.roles.stores_jobs import (
     SegmentRow,
     WorkerStore,
 )
+from node.roles.stores_keys import KeyRow, KeyStore
 from node.roles.stores_money import (
     PayeeRows,
     PayeeStore,
@@ -50,6 +51,7 @@ class Stores:
     client: ClientStore
     market: MarketStore
     chain: TransactionJournal
+    keys: KeyStore
 
 
 __all__ = [
@@ -59,6 +61,8 @@ __all__ = [
     "Earnings",
     "JobRow",
     "JobState",
+    "KeyRow",
+    "KeyStore",
     "MarketStore",
     "Measurement",
     "PayeeRows",

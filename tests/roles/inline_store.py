@@ -7,6 +7,7 @@ import trio
 
 from node.adapters.store.chain import SqliteTransactionJournal
 from node.adapters.store.client import SqliteClientStore, SqliteMarketStore
+from node.adapters.store.keys import SqliteKeyStore
 from node.adapters.store.payee import SqlitePayeeStore
 from node.adapters.store.payer import SqlitePayerStore
 from node.adapters.store.schema import migrate
@@ -61,4 +62,5 @@ class InlineWriter(Writer):
             client=SqliteClientStore(self),
             market=SqliteMarketStore(self),
             chain=SqliteTransactionJournal(self),
+            keys=SqliteKeyStore(self),
         )

@@ -224,7 +224,21 @@ CREATE TABLE attempts (
 ) STRICT, WITHOUT ROWID;
 """
 
-MIGRATIONS: Final[tuple[str, ...]] = (V1,)
+V2: Final = """
+-- The gateway's API keys.  The key itself is in none of our files.
+
+CREATE TABLE api_keys (
+  id TEXT PRIMARY KEY,
+  name TEXT NOT NULL,
+  hash BLOB NOT NULL UNIQUE,
+  spend_max INTEGER,
+  spent INTEGER NOT NULL DEFAULT 0,
+  created_ms INTEGER NOT NULL,
+  revoked_ms INTEGER NOT NULL DEFAULT 0
+) STRICT, WITHOUT ROWID;
+"""
+
+MIGRATIONS: Final[tuple[str, ...]] = (V1, V2)
 """Each takes a file one version on; `PRAGMA user_version` counts those that were run."""
 VERSION: Final = len(MIGRATIONS)
 

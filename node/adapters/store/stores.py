@@ -10,6 +10,7 @@ from urllib.parse import quote
 
 from node.adapters.store.chain import SqliteTransactionJournal
 from node.adapters.store.client import SqliteClientStore, SqliteMarketStore
+from node.adapters.store.keys import SqliteKeyStore
 from node.adapters.store.payee import SqlitePayeeStore
 from node.adapters.store.payer import SqlitePayerStore
 from node.adapters.store.schema import VERSION, check_version, migrate
@@ -72,6 +73,7 @@ def _stores(writer: Writer) -> Stores:
         client=SqliteClientStore(writer),
         market=SqliteMarketStore(writer),
         chain=SqliteTransactionJournal(writer),
+        keys=SqliteKeyStore(writer),
     )
 
 

@@ -1,0 +1,376 @@
+"""One answer of the gateway: bought like any job, on a key's account, by the steps of a plan."""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any, Final
+
+import structlog
+import trio
+
+from node.adapters.http.errors import ApiError, bad_field, busy, failed, unpaid, unsupported
+from node.adapters.http.port import Customer, Ended, Sink, Started, TokenText
+from node.adapters.text.chat import ChatText
+from node.app import receipts
+from node.app.buyer import Buyer
+from node.app.figures import finish_of
+from node.app.gateway_models import Shelf
+from node.app.gateway_plan import Step
+from node.app.home import Home
+from node.app.key_book import KeyBook
+from node.app.ordering import Question, Reader, answer_of, order_of
+from node.config import Config
+from node.errors import ConfigError, NodeError, NoPeers, PeerError, UsageError, WalletError
+from node.protocol.auction_record import AuctionRecord
+from node.protocol.logprobs import TokenLogprob
+from node.protocol.scoring import price_micro
+from node.protocol.signing import checksum
+from node.protocol.statements import CutoffReason, Lock, Tier
+from node.roles.answer import AnyAnswer
+from node.roles.client import Outcome
+from node.roles.job_run import Abandoned
+from node.roles.market import Candidate
+from node.roles.order import Order
+
+log = structlog.get_logger("gateway")
+
+RENDER_INLINE_CHARS: Final = 8_000
+"""Longer prompts are rendered in a thread: they take milliseconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Counter:
+    """What all jobs of a gateway share."""
+
+    config: Config
+    home: Home
+    buyer: Buyer
+    shelf: Shelf
+    keys: KeyBook
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What one answer is to be, for any model."""
+
+    question: Question
+    steps: tuple[Step, ...]
+    precise: Callable[[str], bool]
+    """Whether a model's precision will do."""
+    limit: int | None
+    """Tokens; None: the gateway's default."""
+
+
+class MarketJob:
+    """`port.Job`, on the market."""
+
+    def __init__(self, counter: Counter, wanted: Wanted, sink: Sink, customer: Customer) -> None:
+        self._counter = counter
+        self._wanted = wanted
+        self._sink = sink
+        self._customer = customer
+        self._job = b""
+        self._cancelled = ""
+        self._waiting = trio.CancelScope()
+
+    async def run(self) -> Ended:
+        """Buy it: the first step of the plan that finds a worker.
+
+        Raises:
+            ApiError: None does.
+        """
+        error: ApiError | None = None
+        for step in self._wanted.steps:
+            try:
+                return await self._step(step)
+            except ApiError as found:
+                if found.status not in (404, 503):
+                    raise
+                # What a fallback did not find matters less than what was wanted.
+                error = error or found
+        assert error is not None, "a plan has steps"
+        raise error
+
+    async def cancel(self, why: str) -> None:
+        """End it at the worker at once; what was delivered is paid, and `run` returns."""
+        self._cancelled = self._cancelled or why
+        self._waiting.cancel()
+        if self._job:
+            client = self._counter.buyer.client
+            await client.cancel(CutoffReason.CANCELLED, why, job=self._job)
+
+    async def _step(self, step: Step) -> Ended:
+        with trio.CancelScope() as self._waiting:
+            reader = await self._counter.shelf.reader(step.model)
+            if not self._wanted.precise(reader.model.manifest.precision):
+                raise busy(f"{step.model} is not sold in the wanted precision")
+            order = await self._order(reader, step)
+        if self._cancelled:
+            raise failed(f"cancelled: {self._cancelled}")
+        hold = await self._hold(order)
+        spent_micro = hold.micro  # what nobody knows counts as spent
+        try:
+            preferences = replace(order.preferences, price_micro_max=hold.price_micro_max)
+            outcome, ended = await self._buy(reader, replace(order, preferences=preferences))
+            spent_micro = outcome.amount_micro
+            return ended
+        except _Unsold as error:
+            spent_micro = 0
+            if hold.last:
+                why = f"the key's limit leaves {hold.micro} micro; {error}"
+                raise unpaid(why, code="key_limit_reached") from error
+            raise error.as_api() from error
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._counter.keys.settle(
+                    self._customer.key_id, held_micro=hold.micro, spent_micro=spent_micro
+                )
+
+    def _check(self) -> None:
+        if self._cancelled:
+            raise _Unsold(Abandoned(self._cancelled))
+
+    async def _order(self, reader: Reader, step: Step) -> Order:
+        question, limit = self._wanted.question, self._wanted.limit
+        self._check_tier(reader)
+        make = partial(order_of, replace(question, max_tokens=limit or 1), reader, step.preferences)
+        chars = len(question.prompt) + sum(len(each["content"]) for each in question.messages)
+        try:
+            if chars > RENDER_INLINE_CHARS:
+                order = await trio.to_thread.run_sync(make)
+            else:
+                order = make()
+            order = replace(order, output_max=self._limit(reader, order.tokens_in))
+            order.check()
+        except (PeerError, UsageError) as error:
+            raise bad_field(self._prompt_field, str(error)) from error
+        return order
+
+    def _check_tier(self, reader: Reader) -> None:
+        """What one of the tiers can't do.
+
+        Raises:
+            ApiError: It was asked for.
+        """
+        question, in_text = self._wanted.question, reader.model.tier is Tier.TEXT
+        if question.json_object and not in_text:
+            why = "this model's workers can't force a format: they sell token ids"
+            raise unsupported("response_format", why)
+        if question.sampling.logprobs is not None and in_text:
+            raise unsupported("logprobs", "this model's workers tell none: they sell text")
+
+    @property
+    def _prompt_field(self) -> str:
+        return "messages" if self._wanted.question.messages else "prompt"
+
+    def _limit(self, reader: Reader, tokens_in: int) -> int:
+        """Output tokens: what is wanted, or the default within what models and workers can do."""
+        manifest, wanted = reader.model.manifest, self._wanted.limit
+        room = manifest.context - tokens_in
+        if (wanted or 1) > room:
+            raise ApiError(
+                400,
+                f"the model's context is {manifest.context} tokens: {tokens_in} of prompt and "
+                f"{wanted or 1} of answer are too many",
+                code="context_length_exceeded",
+                param="max_tokens" if room > 0 else self._prompt_field,
+            )
+        if wanted is not None:
+            return wanted
+        offers = self._counter.buyer.market.live_offers(reader.model.id)
+        most = [min(o.terms.output_max, o.terms.context_max - tokens_in) for o in offers]
+        return max(1, min(self._counter.config.gateway.max_tokens, room, max(most, default=room)))
+
+    async def _hold(self, order: Order) -> "_Hold":
+        """Set aside on the key what the job may cost at any offer that is live.
+
+        Raises:
+            ApiError: Nothing is left.
+        """
+        keys, key_id = self._counter.keys, self._customer.key_id
+        left, wanted = keys.left_micro(key_id), order.preferences.price_micro_max
+        if left is None:
+            return _Hold(micro=0, price_micro_max=wanted, last=False)
+        if left == 0:
+            raise unpaid("the key's limit is used up", code="key_limit_reached")
+        offers = self._counter.buyer.market.live_offers(order.model)
+        dearest = max((price_micro(order.need(), each.terms) for each in offers), default=wanted)
+        held = min(left, wanted, dearest)
+        await keys.hold(key_id, held)
+        return _Hold(micro=held, price_micro_max=held, last=held == left)
+
+    async def _buy(self, reader: Reader, order: Order) -> tuple[Outcome, Ended]:
+        tap = _Tap(self._sink, reader.chat, order)
+        question = replace(self._wanted.question, max_tokens=order.output_max)
+        answer = tap.answer = answer_of(question, reader, tap.text)
+        self._check()
+        self._job = secrets.token_bytes(16)
+        watcher = _Watcher(self._sink, self._job.hex(), reader.model.manifest.name)
+        try:
+            outcome = await self._run(order, answer, watcher)
+        except (Abandoned, NoPeers) as error:
+            raise _Unsold(error) from error
+        except WalletError as error:
+            raise unpaid(str(error)) from error
+        except UsageError as error:
+            raise ApiError(400, str(error), code="invalid_value") from error
+        except NodeError as error:
+            log.warning("job failed", job=self._job.hex(), reason=str(error))
+            raise ApiError(
+                500, "this node can't buy now; see its log", code="node_failed", kind="server_error"
+            ) from error
+        tap.rest()
+        return outcome, self._ended(outcome, reader)
+
+    async def _run(self, order: Order, answer: AnyAnswer, watcher: Any) -> Outcome:
+        client, job = self._counter.buyer.client, self._job
+        limit_s = self._counter.config.gateway.timeout_s
+        outcome: Outcome | None = None
+        failure: NodeError | None = None
+
+        async def watch_time() -> None:
+            await trio.sleep(limit_s)
+            why = f"not done within {limit_s:g} s (gateway.timeout_s)"
+            await client.cancel(CutoffReason.DEADLINE, why, job=job)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(watch_time)
+            try:
+                outcome = await client.run(order, answer, watcher, job=job)
+            except NodeError as error:  # raised again outside, where no group wraps it
+                failure = error
+            nursery.cancel_scope.cancel()
+        if failure is not None:
+            raise failure
+        assert outcome is not None
+        return outcome
+
+    def _ended(self, outcome: Outcome, reader: Reader) -> Ended:
+        finish = finish_of(outcome)
+        why = self._cancelled or "not done in time"
+        return Ended(
+            started=Started(
+                job_id=outcome.job.hex(),
+                model=reader.model.manifest.name,
+                provider=checksum(outcome.attempt.job.terms.worker),
+            ),
+            finish=finish,
+            failure=outcome.failure or (f"cancelled: {why}" if finish == "cancelled" else ""),
+            tokens_in=outcome.tokens_in,
+            tokens_cached=outcome.segments[0].job.tokens_cached,
+            tokens_out=outcome.tokens_out,
+            cost_micro=outcome.amount_micro,
+            receipt=self._save(outcome),
+        )
+
+    def _save(self, outcome: Outcome) -> str | None:
+        folder = self._counter.home.transcripts
+        try:
+            path = receipts.save(folder, outcome.job, outcome.transcript, outcome.disclosure)
+        except ConfigError as error:
+            log.warning("transcript not written", job=outcome.job.hex(), reason=str(error))
+            return None
+        return str(path.absolute())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Hold:
+    """What is set aside for a job."""
+
+    micro: int
+    """0 on a key without a limit."""
+    price_micro_max: int
+    last: bool
+    """It is all that the key has left."""
+
+
+class _Unsold(Exception):
+    """No worker had the job: nothing was paid."""
+
+    def __init__(self, reason: Abandoned | NoPeers) -> None:
+        super().__init__(str(reason))
+        self._reason = reason
+
+    def as_api(self) -> ApiError:
+        """For who asked."""
+        if isinstance(self._reason, Abandoned):
+            return failed(f"cancelled: {self._reason}")
+        return busy(str(self._reason))
+
+
+class _Tap:
+    """From the answer to the sink: text, and log probabilities of the tokens behind it."""
+
+    def __init__(self, sink: Sink, chat: ChatText, order: Order) -> None:
+        self._sink = sink
+        self._chat = chat
+        self._asked = order.sampling.logprobs > 0
+        self._told = 0
+        self.answer: AnyAnswer | None = None
+
+    def text(self, piece: str) -> None:
+        """The answer has grown."""
+        self._sink.write(piece, self._tokens())
+
+    def rest(self) -> None:
+        """The answer is over: tokens without a text of their own are told."""
+        tokens = self._tokens()
+        if tokens:
+            self._sink.write("", tokens)
+
+    def _tokens(self) -> tuple[TokenText, ...]:
+        answer = self.answer
+        if not self._asked or answer is None or len(answer.logprobs) != len(answer.ids):
+            return ()
+        start, self._told = self._told, len(answer.ids)
+        fresh = zip(answer.ids[start:], answer.logprobs[start:], strict=True)
+        return tuple(self._token(token, told) for token, told in fresh)
+
+    def _token(self, token: int, told: TokenLogprob) -> TokenText:
+        top = tuple((self._name(each), value) for each, value in told.top)
+        return TokenText(text=self._name(token), logprob=told.chosen, top=top)
+
+    def _name(self, token: int) -> str:
+        try:
+            return self._chat.token(token)
+        except PeerError:
+            return ""  # the tokenizer has none for it
+
+
+class _Watcher:
+    """Tells the sink who has the job (`job_run.Watcher`)."""
+
+    def __init__(self, sink: Sink, job_id: str, model: str) -> None:
+        self._sink = sink
+        self._job_id = job_id
+        self._model = model
+
+    def market(self, event: object) -> None:
+        """Nobody watches the auction."""
+
+    def awarded(
+        self,
+        candidate: Candidate,
+        record: AuctionRecord,  # noqa: ARG002
+    ) -> None:
+        """A worker was chosen."""
+        provider = checksum(candidate.session.peer)
+        self._sink.started(Started(job_id=self._job_id, model=self._model, provider=provider))
+
+    def refused(self, candidate: Candidate, refusal: object) -> None:
+        """Another is looked for."""
+
+    def failed(self, candidate: Candidate, why: str) -> None:
+        """Another is looked for."""
+        log.info("worker failed", worker=checksum(candidate.session.peer), reason=why)
+
+    def hedged(self, candidate: Candidate, after_s: float) -> None:
+        """Another is asked as well."""
+
+    def stopped(self, candidate: Candidate, why: str) -> None:
+        """Another goes on with the answer."""
+        log.info("worker stopped", worker=checksum(candidate.session.peer), reason=why)
+
+    def locking(self, candidate: Candidate, lock: Lock) -> None:
+        """It is waited for."""
