@@ -296,18 +296,22 @@ class Market:
         live = self.live_offers(terms.model)
         return next((each for each in live if each.terms.worker == worker), None)
 
+    def withdraw(self, candidate: Candidate) -> None:
+        """A worker failed in mid-answer: what it offered before that is worth nothing."""
+        terms = candidate.terms.statement
+        self._offers.withdraw(terms.worker, terms.model, serial=terms.serial)
+
     def came_to_nothing(self, candidate: Candidate, *, tokens_in: int) -> None:
         """A job that failed, though nobody has to see it: another worker does it."""
-        terms = candidate.terms.statement
         self.measured(
             worker=candidate.session.peer,
-            model=terms.model,
+            model=candidate.terms.statement.model,
             tokens_in=tokens_in,
             first_token_s=None,
             rate_tps=None,
             ok=False,
         )
-        self._offers.withdraw(candidate.session.peer, terms.model, serial=terms.serial)
+        self.withdraw(candidate)
 
     # ------------------------------------------------------------------------------------ frames
 

@@ -132,6 +132,7 @@ class Relay:
         )
         self._run.answer.resume()
         self._measure(leg)
+        self._market.withdraw(leg.candidate)
         leg.stop_watching()
         self._run.watcher.stopped(leg.candidate, leg.job.failure)
 
