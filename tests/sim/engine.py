@@ -50,6 +50,8 @@ class SimEngine:
         self._pace = pace
         self._rng = rng
         self._active = 0
+        self.stalled_until_s = 0.0
+        """Nothing is made before."""
 
     def models(self) -> tuple[EngineModel, ...]:
         return (self._sold,)
@@ -77,6 +79,8 @@ class SimEngine:
         made, most = first, first + request.max_tokens
         while made < most:
             await trio.sleep(self._pace.step_s)
+            while trio.current_time() < self.stalled_until_s:  # noqa: ASYNC110
+                await trio.sleep(0.05)
             count = min(self._pace.burst, most - made)
             if made + count > length:
                 yield TokenStep(ids=(*_ids(made, length - made), 0), finish="stop")

@@ -37,6 +37,8 @@ class Faults:
             node.fuse = None
             node.disk.slow_s = 0.0
             node.disk.full = False
+            if isinstance(node, WorkerNode) and node.engine is not None:
+                node.engine.stalled_until_s = 0.0
             faults = node.rpc_faults
             faults.away, faults.error_share, faults.lag_blocks = False, 0.0, 0
 
@@ -48,6 +50,26 @@ class Faults:
         """Wait for the fault's end; False if all faults ended before."""
         await trio.sleep(fault.for_s)
         return trio.current_time() < FAULTS_S
+
+    async def _strike(self, node: Node, fault: Fault) -> None:
+        """A worker ends in mid-answer, in one of several ways."""
+        assert isinstance(node, WorkerNode)
+        until_s = min(trio.current_time() + 2 * fault.for_s, FAULTS_S)
+        while node.engine is None or not node.engine.load().active:
+            if trio.current_time() >= until_s:
+                return
+            await trio.sleep(0.02)
+        await trio.sleep(0.2 * fault.share)
+        how = ("crash", "cut", "freeze", "stall")[int(fault.share * 1000) % 4]
+        self._world.trace.note(node.name, "struck", how)
+        await KINDS[how](self, node, fault)
+
+    async def _stall(self, node: Node, fault: Fault) -> None:
+        """What computes makes no more tokens for a while; the node is well."""
+        assert isinstance(node, WorkerNode)
+        if node.engine is not None:
+            node.engine.stalled_until_s = trio.current_time() + fault.for_s
+            await trio.lowlevel.checkpoint()
 
     async def _crash(self, node: Node, fault: Fault) -> None:
         await node.crash(("silent", "reset", "end")[int(fault.share * 3)])
@@ -123,6 +145,8 @@ class Faults:
 
 
 KINDS: dict[str, Callable[[Faults, Node, Fault], Awaitable[None]]] = {
+    "strike": Faults._strike,
+    "stall": Faults._stall,
     "crash": Faults._crash,
     "fuse": Faults._fuse,
     "cut": Faults._cut,

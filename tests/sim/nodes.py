@@ -249,6 +249,7 @@ class WorkerNode(Node):
 
     sells: bool = True
     pace: Pace = field(default_factory=Pace)
+    engine: SimEngine | None = None
     shop: Shop | None = None
     cashier: Cashier | None = None
 
@@ -277,7 +278,7 @@ class WorkerNode(Node):
             stores=stores,
             clock=self.clock,
         )
-        engine = SimEngine(self.pace, life.rng)
+        engine = self.engine = SimEngine(self.pace, life.rng)
         ports = ShopPorts(
             transport=life.transport,
             discovery=life.discovery,

@@ -12,6 +12,7 @@ DOMAIN = Domain(31337, bytes.fromhex("5f" * 20))
 FAULTS_S = 12.0
 """Jobs begin, and things go wrong, until then."""
 FAULTS = {
+    "strike": 8,
     "crash": 4,
     "fuse": 6,
     "cut": 4,
@@ -88,7 +89,7 @@ class Plan:
 def plan_of(seed: int, *, faulty: bool = True) -> Plan:
     """The plan of a seed; without faults, the same market in fair weather."""
     rng = random.Random(f"plan {seed}")
-    workers = tuple(f"worker{n}" for n in range(rng.choice((1, 2, 2, 3))))
+    workers = tuple(f"worker{n}" for n in range(rng.choice((1, 2, 3, 3))))
     clients = tuple(f"client{n}" for n in range(rng.choice((1, 1, 2, 2, 3))))
     quantum = rng.choice((20, 60, 60, 200))
     credit = rng.choice((300, 700, 1500, 5000))
@@ -144,7 +145,13 @@ def _fault(
     rng: random.Random, workers: tuple[str, ...], clients: tuple[str, ...], nodes: tuple[str, ...]
 ) -> Fault:
     kind = rng.choices(list(FAULTS), list(FAULTS.values()))[0]
-    only = {"redeem": workers, "deposit": clients, "exit": clients, "cancel": clients}
+    only = {
+        "strike": workers,
+        "redeem": workers,
+        "deposit": clients,
+        "exit": clients,
+        "cancel": clients,
+    }
     node = rng.choice(only.get(kind, nodes))
     others = [each for each in nodes if each != node]
     return Fault(
