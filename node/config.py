@@ -64,10 +64,24 @@ class ChainConfig:
 class EngineConfig:
     """What computes."""
 
-    kind: str = "onnx"
+    kind: str = "auto"
+    """`onnx`: in process.  `openai`: a server that speaks OpenAI's protocol, at `url`.  `auto`:
+    says which servers it finds on this machine, and sells the model of `model_dir` in process."""
     model_dir: str = ""
     """Folder of an exported decoder; empty: the small model inside the package."""
+    url: str = ""
+    """Of the server, such as http://127.0.0.1:8000."""
+    key_file: str = ""
+    """File with the server's API key, mode 0600; relative to the home; empty: it wants none."""
+    models: tuple[str, ...] = ()
+    """What is sold of the server: NAME=PATH, the server's name of a model, and its tokenizer.json
+    or the folder with it (or with a manifest.json)."""
+    tier: str = "auto"
+    """`text`: sell text even where token ids go in and come out exactly."""
+    context: int = 8192
+    """Most tokens of prompt and output, where neither the server nor the model's files say it."""
     slots: int = 4
+    """Jobs at once, in process or at the server."""
     threads: int = 1
     tokens_per_s_max: float = 0.0
     """Upper limit of one job's output rate; 0 for none."""
@@ -315,12 +329,12 @@ _ADDRESSES = {"chain.escrow", "chain.token", "worker.payee", "worker.block"}
 _MULTIADDRS = {"network.listen", "network.advertise", "network.bootstrap"}
 _POSITIVE = {
     "network.sessions_max", "chain.chain_id", "chain.fee_max_gwei", "engine.slots",
-    "engine.threads", "worker.quantum_micro", "worker.jobs_per_client_max",
+    "engine.context", "engine.threads", "worker.quantum_micro", "worker.jobs_per_client_max",
     "worker.reservation_s", "worker.payment_s", "client.bid_window_s", "client.discover_s",
     "client.workers_max", "client.job_cap_micro", "client.silence_s", "gateway.requests_max",
     "gateway.body_bytes_max", "gateway.max_tokens", "gateway.timeout_s",
 }  # fmt: skip
-_CHOICES = {"engine.kind": ("onnx",)}
+_CHOICES = {"engine.kind": ("auto", "onnx", "openai"), "engine.tier": ("auto", "text")}
 _NUMBER_MAX = 2**53
 """Larger integers lose digits in JSON readers; a price of the protocol is no larger either."""
 
@@ -339,6 +353,10 @@ def _check(name: str, value: Any) -> None:
         raise ValueError(f"must be one of {', '.join(_CHOICES[name])}, not {value!r}")
     if name == "gateway.port" and value > 65_535:
         raise ValueError(f"is out of range: {value}")
+    if name == "engine.url" and value and not value.startswith(("http://", "https://")):
+        raise ValueError(f"must be an http or https address, not {value!r}")
+    if name == "engine.models" and not all(all(each.partition("=")[::2]) for each in value):
+        raise ValueError("must be a list of NAME=PATH")
     if name == "chain.rpc_url" and not value.startswith(("http://", "https://")):
         raise ValueError(f"must be an http or https address, not {value!r}")
     for text in value if isinstance(value, tuple) else (value,):

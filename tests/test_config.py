@@ -75,7 +75,7 @@ def test_text_gives_the_same_as_toml(tmp_path: Path) -> None:
         ("[network]\nlisten = 7\n", "network.listen must be a list"),
         ("[network]\ngossip = 'maybe'\n", "network.gossip must be true or false"),
         ("[chain]\nrpc_url = 'localhost'\n", "chain.rpc_url must be an http"),
-        ("[engine]\nkind = 'magic'\n", "engine.kind must be one of onnx"),
+        ("[engine]\nkind = 'magic'\n", "engine.kind must be one of auto, onnx"),
         ("price_out = 1\n", "price_out stands outside a section"),
         ("[worker\n", "config.toml"),
     ],

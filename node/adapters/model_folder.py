@@ -24,6 +24,7 @@ ROLES: Final[Mapping[str, FileRole]] = {
     "generation_config.json": FileRole.CONFIG,
 }
 CONTEXT_KEYS: Final = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+UNKNOWN: Final = "unknown"
 LICENCE_UNKNOWN: Final = "NOASSERTION"
 """What SPDX has for it."""
 READ_BYTES: Final = 1024 * 1024
@@ -88,6 +89,79 @@ def load(root: Path) -> ModelFolder:
     except OSError as error:
         raise ConfigError(f"{root}: {error.strerror}: {error.filename}") from error
     return model
+
+
+def load_served(path: Path, *, name: str) -> ModelFolder:
+    """What is known of a model that a server runs: its tokenizer, and what else lies beside it.
+
+    Args:
+        path: A tokenizer.json; or a folder with it, or with a manifest.json and the files of it
+            that clients need.  Weights need not be there.
+        name: What the model is called, where only a tokenizer.json is named.
+
+    Raises:
+        ConfigError: There is nothing that could be used.
+    """
+    try:
+        if path.is_file():
+            file = _file(path.parent, path.name, FileRole.TOKENIZER)
+            return ModelFolder(root=path.parent, manifest=_unweighed(name, (file,), path, {}, {}))
+        if not (path / MANIFEST).is_file():
+            return ModelFolder(root=path, manifest=_describe_served(path))
+        model = ModelFolder(root=path, manifest=manifests.decode((path / MANIFEST).read_bytes()))
+        for each in model.manifest.client_files:
+            _check(path, each)
+    except DecodeError as error:
+        raise ConfigError(f"{path}: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}: {error.filename}") from error
+    if model.manifest.file(FileRole.TOKENIZER) is None:
+        raise ConfigError(f"{path}: the manifest names no tokenizer")
+    return model
+
+
+def _describe_served(root: Path) -> Manifest:
+    tokenizer = root / "tokenizer.json"
+    if not tokenizer.is_file():
+        raise ConfigError(f"{root}: no tokenizer.json")
+    roles = sorted((name, role) for name, role in ROLES.items() if role in manifests.CLIENT_ROLES)
+    files = tuple(_file(root, name, role) for name, role in roles if (root / name).is_file())
+    config, generation = (_json(root / f"{n}.json", {}) for n in ("config", "generation_config"))
+    return _unweighed(root.resolve().name, files, tokenizer, config, generation)
+
+
+def _unweighed(
+    name: str,
+    files: tuple[ModelFile, ...],
+    tokenizer: Path,
+    config: Mapping[str, Any],
+    generation: Mapping[str, Any],
+) -> Manifest:
+    """The manifest of a model whose weights are elsewhere: it promises how it counts and reads."""
+    text = config.get("text_config", config)
+    eos = generation.get("eos_token_id", config.get("eos_token_id", []))
+    try:
+        return Manifest(
+            name=name,
+            architecture=str(config.get("model_type", UNKNOWN)),
+            precision=UNKNOWN,
+            context=int(next((text[k] for k in CONTEXT_KEYS if k in text), manifests.CONTEXT_MAX)),
+            vocab=int(text.get("vocab_size") or _vocab(tokenizer)),
+            licence=LICENCE_UNKNOWN,
+            eos_ids=tuple(sorted({int(token) for token in (eos if _is_list(eos) else [eos])})),
+            files=files,
+        )
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{tokenizer}: not a tokenizer, or config.json is none") from error
+
+
+def _vocab(tokenizer: Path) -> int:
+    """One more than the highest id in a tokenizer.json."""
+    document = _json(tokenizer)
+    known = document["model"]["vocab"]
+    added = [int(each["id"]) for each in document.get("added_tokens", [])]
+    ids = range(len(known)) if _is_list(known) else known.values()
+    return 1 + max(*map(int, ids), *added, 0)
 
 
 def describe(root: Path, *, name: str = "", licence: str = LICENCE_UNKNOWN) -> Manifest:

@@ -10,8 +10,9 @@ from typing import Any
 
 import trio
 
+from node.adapters import gpu
 from node.adapters.store import open_stores
-from node.app import logs, wallet_control
+from node.app import local_servers, logs, wallet_control
 from node.app.control import serve_control
 from node.app.domain import domain_of
 from node.app.home import Home
@@ -33,6 +34,8 @@ def run(config: Config, *, around: Around = unchanged) -> int:
         ConfigError: The home, a setting, the model or the port can't be used.
     """
     logs.configure("info")
+    if config.engine.kind == "auto":
+        sys.stderr.write("\n".join([*local_servers.advice(), ""]))
     return trio.run(_serve, config, around)
 
 
@@ -85,8 +88,12 @@ def _say_ready(vendor: Vendor) -> None:
     for model in vendor.engine.models():
         lines.append(
             f"sells    {model.manifest.name} (0x{model.manifest.model_id.hex()}), "
-            f"{model.slots} at once, {model.rates.decode_tps:.0f} tok/s"
+            f"tier {model.tier.name.lower()}, {model.slots} at once, "
+            f"{model.rates.decode_tps:.0f} tok/s"
         )
+    if not vendor.engine.models():
+        lines.append("sells    nothing yet: the server is waited for, see node doctor")
+    lines += [f"gpu      {each}" for each in gpu.read().gpus]
     sys.stderr.write("\n".join([*lines, "ready", ""]))
     sys.stderr.flush()
 
@@ -121,11 +128,13 @@ def _status(vendor: Vendor, began_s: float) -> dict[str, Any]:
                 "name": model.manifest.name,
                 "id": "0x" + model.manifest.model_id.hex(),
                 "context": model.context,
+                "tier": model.tier.name.lower(),
                 "slots": model.slots,
                 "rates": asdict(model.rates),
             }
             for model in vendor.engine.models()
         ],
+        "gpu": asdict(gpu.read()),
         "jobs": {"active": vendor.worker.active, "slots": load.slots, "queued": load.queued},
         "sales": asdict(sales),
         "redeemer": asdict(vendor.till.redeemer.status()),

@@ -4,19 +4,15 @@ import secrets
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import trio
 
-from node.adapters import model_folder
 from node.adapters.clock import SystemClock
 from node.adapters.files import FolderFiles
-from node.adapters.model_folder import ModelFolder
-from node.adapters.onnx.engine import OnnxEngine, OnnxModel
 from node.adapters.p2p.discovery import open_discovery
 from node.adapters.p2p.transport import open_transport
-from node.adapters.text.chat import ChatText
 from node.app.domain import domain_of
+from node.app.engines import engine_of
 from node.app.hello import hello_of
 from node.app.home import Home
 from node.app.redeem import Till, open_till
@@ -26,6 +22,7 @@ from node.errors import SignatureError
 from node.protocol import signing
 from node.protocol.fields import Address, Signed
 from node.protocol.statements import Announcement
+from node.roles.generation import Engine
 from node.roles.ports import Transport
 from node.roles.seller import Seller
 from node.roles.stores import Stores
@@ -41,7 +38,7 @@ class Vendor:
 
     address: Address
     transport: Transport
-    engine: OnnxEngine
+    engine: Engine
     seller: Seller
     worker: Worker
     till: Till
@@ -64,20 +61,8 @@ async def open_vendor(
     address, domain = signing.address_of_key(key), domain_of(config)
     account = payee_account(config, key)
     hello = hello_of(domain, payer=address, payee=account, sells=True)
-    folder = await trio.to_thread.run_sync(_load_model, config)
-    engine = OnnxEngine(
-        [
-            OnnxModel(
-                manifest=folder.manifest,
-                graph=folder.graph,
-                decode=ChatText.of(folder.client_files()).decode,
-            )
-        ],
-        slots=config.engine.slots,
-        threads=config.engine.threads,
-        tokens_per_s_max=config.engine.tokens_per_s_max,
-        queue_max=config.worker.queue_max,
-    )
+    equipment = await trio.to_thread.run_sync(engine_of, config)
+    engine = equipment.engine
     async with (
         trio.open_nursery() as nursery,
         open_till(config, key, stores) as till,
@@ -85,13 +70,12 @@ async def open_vendor(
         open_discovery(network, config.network, accept=_genuine(domain), eager=True) as discovery,
     ):
         await nursery.start(engine.run)
-        own = (folder.manifest.encode(), *folder.client_files().values())
         ports = ShopPorts(
             transport=around(network, domain, key),
             discovery=discovery,
             engine=engine,
             stores=stores,
-            files=FolderFiles(Home(config.home).files, own=own),
+            files=FolderFiles(Home(config.home).files, own=equipment.files),
             clock=SystemClock(),
             rng=secrets.SystemRandom(),
         )
@@ -105,11 +89,6 @@ async def open_vendor(
                 till=till,
             )
         nursery.cancel_scope.cancel()
-
-
-def _load_model(config: Config) -> ModelFolder:
-    root = Path(config.engine.model_dir) if config.engine.model_dir else model_folder.shipped()
-    return model_folder.load(root)
 
 
 def _genuine(domain: signing.Domain) -> Callable[[Signed[Announcement]], bool]:

@@ -9,10 +9,28 @@ from node.cli.options import with_config
 
 
 @click.command()
-@with_config(listen="network.listen", bootstrap="network.bootstrap", model_dir="engine.model_dir")
+@with_config(
+    listen="network.listen",
+    bootstrap="network.bootstrap",
+    model_dir="engine.model_dir",
+    engine="engine.kind",
+    url="engine.url",
+    models="engine.models",
+    key_file="engine.key_file",
+)
 @click.option("--listen", multiple=True, help="Multiaddr to listen on; repeatable.")
 @click.option("--bootstrap", multiple=True, help="Multiaddr of a peer to start from; repeatable.")
 @click.option("--model-dir", help="Folder of an exported decoder to serve.")
+@click.option("--engine", help="onnx: in process.  openai: the server at --url.")
+@click.option("--url", help="Of an OpenAI-compatible server, such as http://127.0.0.1:8000.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME=PATH",
+    help="A model of that server, and its tokenizer.json or folder; repeatable.",
+)
+@click.option("--key-file", help="File with that server's API key.")
 def serve(config: Any) -> int:
     """Run a worker: sell what this machine's models generate.
 

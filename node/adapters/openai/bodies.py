@@ -1,0 +1,100 @@
+"""Requests as they leave for a server: the fields that are listed here, and no others.
+
+A buyer's request never decides which parameters a server gets, only the values of these.
+"""
+
+import json
+from collections.abc import Sequence
+from typing import Any, Final
+
+from node.protocol.chat import Chat
+from node.protocol.sampling import Sampling
+
+CHAT: Final = "/v1/chat/completions"
+COMPLETIONS: Final = "/v1/completions"
+MODELS: Final = "/v1/models"
+_SEED_MASK: Final = 2**31 - 1
+"""Servers disagree about larger seeds."""
+_CHOICE_STEP: Final = 1_000_003
+
+
+def chat(
+    name: str,
+    asked: Chat,
+    *,
+    prefix: str = "",
+    max_tokens: int,
+    sampling: Sampling,
+    ignore_eos: bool = False,
+) -> bytes:
+    """A conversation to be answered, or an answer to be gone on with.
+
+    Args:
+        name: The server's name of the model.
+        asked: The conversation.
+        prefix: Start of the answer.
+        max_tokens: Most tokens, as the server counts them.
+        sampling: Only what is not neutral is passed.
+        ignore_eos: For servers that know the word.
+    """
+    messages = [{"role": each.role, "content": each.content} for each in asked.messages]
+    body: dict[str, Any] = {"model": name, "messages": messages}
+    if prefix:
+        messages.append({"role": "assistant", "content": prefix})
+        body |= {"continue_final_message": True, "add_generation_prompt": False}
+    if asked.json_object:
+        body["response_format"] = {"type": "json_object"}
+    return _encoded(body | _common(max_tokens, sampling, ignore_eos))
+
+
+def completion(
+    name: str,
+    ids: Sequence[int],
+    *,
+    max_tokens: int,
+    sampling: Sampling,
+    ignore_eos: bool = False,
+) -> bytes:
+    """Token ids to be gone on with, by token ids.
+
+    Args:
+        name: The server's name of the model.
+        ids: Prompt and output so far.
+        max_tokens: Most new tokens.
+        sampling: Only what is not neutral is passed.
+        ignore_eos: For servers that know the word.
+    """
+    body: dict[str, Any] = {"model": name, "prompt": list(ids), "return_token_ids": True}
+    return _encoded(body | _common(max_tokens, sampling, ignore_eos))
+
+
+def _common(max_tokens: int, sampling: Sampling, ignore_eos: bool) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "max_tokens": max_tokens,
+        "temperature": sampling.temperature,
+        "seed": seed_of(sampling),
+        "stream": True,
+        "stream_options": {"include_usage": True},
+    }
+    if sampling.top_p != 1.0:
+        body["top_p"] = sampling.top_p
+    if sampling.top_k:
+        body["top_k"] = sampling.top_k
+    if sampling.presence:
+        body["presence_penalty"] = sampling.presence
+    if sampling.frequency:
+        body["frequency_penalty"] = sampling.frequency
+    if sampling.repetition != 1.0:
+        body["repetition_penalty"] = sampling.repetition
+    if ignore_eos:
+        body["ignore_eos"] = True
+    return body
+
+
+def seed_of(sampling: Sampling) -> int:
+    """A seed that every server takes, another one for each choice."""
+    return (sampling.seed + _CHOICE_STEP * sampling.choice) & _SEED_MASK
+
+
+def _encoded(body: dict[str, Any]) -> bytes:
+    return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()

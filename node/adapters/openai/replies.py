@@ -1,0 +1,168 @@
+"""What a server says in an event of a completion, or in a whole one: read, bounded, not trusted."""
+
+import json
+from dataclasses import dataclass
+from typing import Any, Final
+
+from node.errors import Unavailable
+
+IDS_MAX: Final = 65_536
+"""Token ids in one event."""
+_REPLACED: Final = "\N{REPLACEMENT CHARACTER}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """What the server counted."""
+
+    prompt: int
+    completion: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delta:
+    """What one event adds to the first choice."""
+
+    text: str = ""
+    """Visible text.  Reasoning and calls of tools are none."""
+    hidden: bool = False
+    """There was something else than visible text."""
+    ids: tuple[int, ...] | None = None
+    """Token ids; None where the server tells none."""
+    prompt_ids: tuple[int, ...] | None = None
+    finish: str | None = None
+    logprobs: bool = False
+    """Log probabilities came with it."""
+    usage: Usage | None = None
+
+
+def read_json(data: bytes) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        Unavailable: It is none.
+    """
+    try:
+        document = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise Unavailable("the server sends something that is not JSON") from error
+    if not isinstance(document, dict):
+        raise Unavailable("the server sends JSON that is no object")
+    return document
+
+
+def read(document: dict[str, Any]) -> Delta:
+    """The delta of an event of either route; an empty one if there is no choice in it.
+
+    Raises:
+        Unavailable: The server reports an error, or what it sends is of no known form.
+    """
+    if document.get("error"):
+        raise Unavailable(f"the server failed: {_short(document['error'])}")
+    usage = _usage(document.get("usage"))
+    choices = document.get("choices") or []
+    if not isinstance(choices, list):
+        raise Unavailable("the server sends choices that are no list")
+    choice = next((each for each in choices if _index(each) == 0), None)
+    if choice is None:
+        return Delta(usage=usage)
+    part = choice.get("delta") or choice.get("message") or {}
+    if not isinstance(part, dict):
+        raise Unavailable("the server sends a delta that is no object")
+    text = choice.get("text") if "text" in choice else part.get("content")
+    finish = choice.get("finish_reason")
+    return Delta(
+        text=text if isinstance(text, str) else "",
+        hidden=any(
+            part.get(key) for key in ("reasoning", "reasoning_content", "tool_calls", "refusal")
+        ),
+        ids=_ids(choice.get("token_ids")),
+        prompt_ids=_ids(choice.get("prompt_token_ids", document.get("prompt_token_ids"))),
+        finish=finish if isinstance(finish, str) and finish else None,
+        logprobs=bool(choice.get("logprobs")),
+        usage=usage,
+    )
+
+
+def model_names(document: dict[str, Any]) -> dict[str, int | None]:
+    """What `/v1/models` lists: names, and the context where it is told.
+
+    Raises:
+        Unavailable: It is no such list.
+    """
+    items = document.get("data")
+    if not isinstance(items, list):
+        raise Unavailable("the server lists no models")
+    found: dict[str, int | None] = {}
+    for item in items[:1024]:
+        if isinstance(item, dict) and isinstance(item.get("id"), str) and len(item["id"]) <= 256:
+            context = item.get("max_model_len")
+            whole = type(context) is int and 0 < context < 2**31
+            found[item["id"]] = context if whole else None
+    return found
+
+
+class Surrogates:
+    """Joins characters that a server cut in two, and replaces what is none.
+
+    JSON may name half a character (an escape of a surrogate), and servers that cut text by tokens
+    send halves in two events.
+    """
+
+    def __init__(self) -> None:
+        self._half = ""
+
+    def push(self, text: str) -> str:
+        """Text whose characters are whole; half a one at the end waits."""
+        text = self._half + text
+        self._half = ""
+        if text and "\ud800" <= text[-1] <= "\udbff":
+            text, self._half = text[:-1], text[-1]
+        return _whole(text)
+
+    def rest(self) -> str:
+        """What waited."""
+        half, self._half = self._half, ""
+        return _whole(half)
+
+
+def _whole(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text
+
+
+def _index(choice: object) -> int | None:
+    if not isinstance(choice, dict):
+        raise Unavailable("the server sends a choice that is no object")
+    index = choice.get("index", 0)
+    return index if isinstance(index, int) else None
+
+
+def _ids(value: object) -> tuple[int, ...] | None:
+    if value is None:
+        return None
+    if not isinstance(value, list) or len(value) > IDS_MAX:
+        raise Unavailable("the server sends token ids that are no list, or too many")
+    if any(type(each) is not int or not 0 <= each < 2**32 for each in value):
+        raise Unavailable("the server sends a token id that is none")
+    return tuple(value)
+
+
+def _usage(value: object) -> Usage | None:
+    if not isinstance(value, dict):
+        return None
+    counts = value.get("prompt_tokens"), value.get("completion_tokens")
+    if any(type(each) is not int or not 0 <= each < 2**32 for each in counts):
+        return None
+    prompt, completion = counts
+    assert isinstance(prompt, int)
+    assert isinstance(completion, int)
+    return Usage(prompt=prompt, completion=completion)
+
+
+def _short(error: object) -> str:
+    said = error.get("message") if isinstance(error, dict) else error
+    return "".join(char if char.isprintable() else " " for char in str(said))[:200]
