@@ -16,6 +16,7 @@ from typing import Final
 
 from devnet.homes import free_port
 from devnet.network import Options, up
+from node.adapters import model_folder
 from tests.bench.figures import Report
 from tests.bench.gateway.load import Target
 from tests.bench.gateway.upstream import MODEL
@@ -113,7 +114,8 @@ def _ours(upstream: int, folder: Path) -> Iterator[Side]:
         workers=WORKERS,
         worker_settings={
             "engine.kind": "openai",
-            "engine.url": f"http://127.0.0.1:{upstream}/v1",
+            "engine.url": f"http://127.0.0.1:{upstream}",
+            "engine.models": (f"{MODEL}={model_folder.shipped() / 'tokenizer.json'}",),
             "engine.slots": SLOTS,
             "engine.tokens_per_s_max": 0.0,
             "worker.jobs_per_client_max": 2 * SLOTS,
