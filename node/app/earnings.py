@@ -23,6 +23,7 @@ class HourRow:
     """Unix time at which the hour began."""
     model: str
     segments: int = 0
+    """That delivered or earned something."""
     tokens_in: int = 0
     tokens_out: int = 0
     earned_micro: int = 0
@@ -73,12 +74,14 @@ async def _segments(store: WorkerStore, since_ms: int) -> AsyncIterator[SegmentR
 
 
 def _add(hours: dict[tuple[int, Hash], HourRow], segment: SegmentRow) -> None:
+    last = segment.receipt or segment.progress
+    if last is None or not (last.statement.tokens_out or segment.earned_micro):
+        return  # an award that came to nothing
     hour_ms = segment.begun_ms - segment.begun_ms % _HOUR_MS
     model = segment.terms.statement.model
     row = hours.setdefault((hour_ms, model), HourRow(hour_ms=hour_ms, model="0x" + model.hex()))
-    last = segment.receipt or segment.progress
     row.segments += 1
-    row.tokens_in += last.statement.tokens_in if last else 0
-    row.tokens_out += last.statement.tokens_out if last else 0
+    row.tokens_in += last.statement.tokens_in
+    row.tokens_out += last.statement.tokens_out
     row.earned_micro += segment.earned_micro
     row.paid_micro += segment.paid_micro

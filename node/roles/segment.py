@@ -1,5 +1,6 @@
 """Runs one segment at the worker: `protocol.job_worker` with its inputs and effects."""
 
+import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -83,7 +84,7 @@ class Segment:
         """In tier text: cuts and counts what the engine writes."""
         self._prefix: TextChain | None = None
         """In tier text: the chain after the request's prefix."""
-        self._body = bytearray()
+        self._body = io.BytesIO()
         self._delivered: list[Item] = []
         """What of this segment went out: a cutoff names a position in it."""
         self._made: list[Item] = []
@@ -231,8 +232,8 @@ class Segment:
             log.info("client lost", job=self._channel.job.hex(), reason=str(error) or "stalled")
 
     async def _check_request(self) -> None:
-        body = bytes(self._body)
-        self._body.clear()
+        body = self._body.getvalue()  # no copy: the two share it
+        self._body = io.BytesIO()
         if signing.keccak256(body) != self.job.award.request:
             raise PeerError("a request that does not match its hash")
         checked = await self._checked(body)
@@ -306,9 +307,9 @@ class Segment:
     def _event_of(self, frame: Frame, client: Address) -> job_worker.Event:
         match frame:
             case RequestData():
-                self._body += frame.data
-                if len(self._body) > self.job.award.request_bytes:
+                if self._body.tell() + len(frame.data) > self.job.award.request_bytes:
                     raise PeerError("more request data than announced")
+                self._body.write(frame.data)
                 return job_worker.RequestPart(offset=frame.offset, size=len(frame.data))
             case CutoffFrame():
                 if self._cutoff is not None:

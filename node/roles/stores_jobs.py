@@ -91,6 +91,7 @@ class Earnings:
     """What this node sold, in micro: earned ≥ vouchered ≥ redeemed but for advance payments."""
 
     segments: int
+    """That delivered or earned something: an award that came to nothing is no sale."""
     tokens_out: int
     earned_micro: int
     vouchered_micro: int

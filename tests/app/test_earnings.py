@@ -12,7 +12,14 @@ from node.config import ChainConfig, Config
 from node.errors import ConfigError
 from node.protocol.signing import address_of_key, checksum, digest, sign
 from node.units import MS_PER_S
-from tests.protocol.sample_job import CLIENT_KEY, DOMAIN, WORKER_KEYS, award_of, terms_of
+from tests.protocol.sample_job import (
+    CLIENT_KEY,
+    DOMAIN,
+    WORKER_KEYS,
+    award_of,
+    progress_of,
+    terms_of,
+)
 
 HOUR_MS = 3600 * MS_PER_S
 T0_MS = 490_000 * HOUR_MS
@@ -26,8 +33,8 @@ def home(tmp_path: Path) -> Home:
     return Home(tmp_path)
 
 
-async def sell(home: Home, *begun_ms: int, model: bytes | None = None) -> None:
-    """Segments of one job each, begun at these times and never answered."""
+async def sell(home: Home, *begun_ms: int, model: bytes | None = None, out: int = 7) -> None:
+    """Segments of one job each, begun at these times, of `out` tokens so far."""
     terms = terms_of(0) if model is None else terms_of(0, model=model)
     async with open_stores(home.store, domain=DOMAIN) as stores:
         for number, at_ms in enumerate(begun_ms):
@@ -39,6 +46,9 @@ async def sell(home: Home, *begun_ms: int, model: bytes | None = None) -> None:
                 terms=sign(terms, DOMAIN, WORKER_KEYS[0]),
                 at_ms=at_ms,
             )
+            if out:
+                progress = progress_of(terms, award, out=out, chain=bytes(32), at_ms=at_ms)
+                await stores.worker.save_progress(sign(progress, DOMAIN, WORKER_KEYS[0]))
 
 
 async def test_hours_are_apart_and_newest_first(home: Home) -> None:
@@ -49,6 +59,14 @@ async def test_hours_are_apart_and_newest_first(home: Home) -> None:
         (T0_MS + HOUR_MS, 1), (T0_MS, 1), (T0_MS, 2),
     ]  # fmt: skip
     assert report.totals.segments == 4
+
+
+async def test_an_award_that_came_to_nothing_is_no_sale(home: Home) -> None:
+    await sell(home, T0_MS, out=0)
+    await sell(home, T0_MS + 1)
+    report = await earnings.report(home, since_ms=0)
+    assert [(row.segments, row.tokens_out) for row in report.hours] == [(1, 7)]
+    assert report.totals.segments == 1
 
 
 async def test_only_what_began_since(home: Home) -> None:

@@ -32,6 +32,8 @@ HONEST_RATIO_MAX: Final = 1.5
 WINDOW_S: Final = 20.0
 """Honest jobs are compared over windows at least this long, before and during."""
 SETTLE_S: Final = 2.0
+QUIET_S: Final = 3.0
+SAMPLED_EVERY_S: Final = 0.05
 HONEST_READY_S: Final = 180.0
 MB: Final = 1024 * 1024
 
@@ -251,6 +253,7 @@ class Memory:
     """Resident memory of a process over a stretch of time, in MB."""
 
     before_mb: float
+    """At its highest while only honest traffic ran."""
     peak_mb: float = 0.0
     after_mb: float = 0.0
 
@@ -321,13 +324,16 @@ class World:
 
     @contextmanager
     def memory(self, pid: int | None = None) -> Iterator[Memory]:
-        """Watch the resident memory of a process (the victim's) while the block runs."""
+        """Watch the resident memory of a process (the victim's) while the block runs.
+
+        Honest jobs come and go, and some MB with them: peak is held against peak.
+        """
         watched = self.victim.process.pid if pid is None else pid
-        memory = Memory(before_mb=rss_mb(watched))
+        memory = Memory(before_mb=peak_rss_mb(watched, QUIET_S))
         done = threading.Event()
 
         def sample() -> None:
-            while not done.wait(0.05):
+            while not done.wait(SAMPLED_EVERY_S):
                 memory.peak_mb = max(memory.peak_mb, rss_mb(watched))
 
         thread = threading.Thread(target=sample, daemon=True)
@@ -379,6 +385,15 @@ def rss_mb(pid: int) -> float:
     except (FileNotFoundError, ProcessLookupError):
         return 0.0
     return int(text.split()[1]) * os.sysconf("SC_PAGE_SIZE") / MB
+
+
+def peak_rss_mb(pid: int, during_s: float) -> float:
+    """The highest resident memory of a process over a while that this waits."""
+    peak_mb, until_s = rss_mb(pid), time.monotonic() + during_s
+    while time.monotonic() < until_s:
+        time.sleep(SAMPLED_EVERY_S)
+        peak_mb = max(peak_mb, rss_mb(pid))
+    return peak_mb
 
 
 def p95_s(jobs: list[Job]) -> float:

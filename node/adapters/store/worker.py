@@ -132,8 +132,8 @@ class SqliteWorkerStore:
 
         def work(connection: sqlite3.Connection) -> Earnings:
             count, tokens, earned = connection.execute(
-                "SELECT count(*), coalesce(sum(tokens_out), 0), coalesce(sum(earned), 0)"
-                " FROM segments"
+                "SELECT coalesce(sum(tokens_out > 0 OR earned > 0), 0),"
+                " coalesce(sum(tokens_out), 0), coalesce(sum(earned), 0) FROM segments"
             ).fetchone()
             vouchered, redeemed = connection.execute(
                 "SELECT coalesce(sum(best), 0), coalesce(sum(redeemed), 0) FROM payee_tabs"
