@@ -38,7 +38,7 @@ def show_market(net: Devnet) -> None:
     for worker in net.workers:
         print(f"worker {worker.multiaddr} (process {worker.process.pid})")
     say("What the three offer")
-    node(net.client_home, "market", "--once", "--wait", "1.5")
+    node(net.client_home, "market", "--once", "--wait", "20")
 
 
 def buy(net: Devnet) -> dict[str, Any]:

@@ -30,6 +30,9 @@ from node.roles.market import Market
 from node.units import MS_PER_S
 
 _RATE_PER_TPS: Final = 1_000
+_LOOKED_EVERY_S: Final = 0.1
+_SETTLED_S: Final = 1.0
+"""Announcements come at once from whom was asked, and within a second from the others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +74,17 @@ class Window:
             for standing in self._market.live_offers(model)
         ]
         return tuple(sorted(rows, key=lambda each: (each.price_out, each.price_in, each.worker)))
+
+    async def settle(self) -> None:
+        """Return once all that announce have offered, and nothing more came for a while."""
+        seen, since_s = 0, trio.current_time()
+        while True:
+            await trio.sleep(_LOOKED_EVERY_S)
+            offers, announced = len(self.rows()), self.announced
+            if offers + announced != seen:
+                seen, since_s = offers + announced, trio.current_time()
+            elif offers >= announced > 0 and trio.current_time() - since_s >= _SETTLED_S:
+                return
 
     @property
     def announced(self) -> int:
@@ -123,13 +137,14 @@ async def open_window(config: Config) -> AsyncIterator[Window]:
 
 
 async def look(config: Config, *, window_s: float) -> tuple[OfferRow, ...]:
-    """The offers that arrive within a time.
+    """The offers that arrive within a time; sooner, once everybody who announces has offered.
 
     Raises:
         NoPeers: Nobody offered anything.
     """
     async with open_window(config) as window:
-        await trio.sleep(window_s)
+        with trio.move_on_after(window_s):
+            await window.settle()
         rows, announced = window.rows(), window.announced
     if not rows:
         hint = "network.bootstrap says whom to ask" if not announced else "see node doctor"

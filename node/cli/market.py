@@ -14,7 +14,7 @@ from node.cli.options import JSON, print_json, with_config
 @click.option("--once", is_flag=True, help="Print the table once; so without a terminal.")
 @click.option(
     "--wait", "window_s", type=click.FloatRange(0.1, 60), default=3.0, show_default=True,
-    metavar="SECONDS", help="How long to collect offers for one table.",
+    metavar="SECONDS", help="How long to wait, at most, for the offers of one table.",
 )  # fmt: skip
 @JSON
 def market(config: Any, *, once: bool, window_s: float, as_json: bool) -> None:
