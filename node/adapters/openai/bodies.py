@@ -72,12 +72,12 @@ def _common(max_tokens: int, sampling: Sampling, ignore_eos: bool) -> dict[str, 
     body: dict[str, Any] = {
         "max_tokens": max_tokens,
         "temperature": sampling.temperature,
+        # Never left out: a server's own default would take its place.
+        "top_p": sampling.top_p,
         "seed": seed_of(sampling),
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    if sampling.top_p != 1.0:
-        body["top_p"] = sampling.top_p
     if sampling.top_k:
         body["top_k"] = sampling.top_k
     if sampling.presence:

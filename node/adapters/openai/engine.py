@@ -42,6 +42,7 @@ RETRY_S: Final = 15.0
 class _Live:
     served: Served
     described: EngineModel
+    abilities: Abilities
 
 
 class OpenAIEngine:
@@ -156,7 +157,9 @@ class OpenAIEngine:
             log.warning("model not usable", model=served.name, reason=str(error))
             self._retry_s[served.name] = trio.current_time() + RETRY_S
             return
-        self._live[served.manifest.model_id] = _Live(served=served, described=described)
+        self._live[served.manifest.model_id] = _Live(
+            served=served, described=described, abilities=self.abilities[served.name]
+        )
 
     async def _described(self, served: Served, context: int | None) -> EngineModel:
         found = await probe(self._server, served, ids_wanted=self._ids_wanted)
@@ -169,6 +172,7 @@ class OpenAIEngine:
             tier=found.tier,
             slots=self._slots,
             limit_tps=self._tokens_per_s_max,
+            ignore_eos=found.has(Ability.IGNORE_EOS),
         )
         in_text = found.tier is Tier.TEXT
         return EngineModel(
@@ -221,7 +225,11 @@ def _check(live: _Live, request: GenerationRequest) -> None:
     """
     Raises:
         PeerError: Nothing that this model could be asked.
+        Unavailable: Something that this server does not do.
     """
+    for ability, wanted in _wanted(request).items():
+        if wanted and not live.abilities.has(ability):
+            raise Unavailable(f"no server that {ability.value}")
     manifest, before = live.served.manifest, request.prompt_ids + request.prefix_ids
     if (request.chat is None) != (live.described.tier is Tier.IDS):
         raise PeerError("a request of another tier")
@@ -231,6 +239,16 @@ def _check(live: _Live, request: GenerationRequest) -> None:
         raise PeerError(f"a prompt of {len(before)} tokens; the context is {manifest.context}")
     if not all(0 <= token < manifest.vocab for token in before):
         raise PeerError("a token id outside the vocabulary")
+
+
+def _wanted(request: GenerationRequest) -> dict[Ability, bool]:
+    """What a request asks for that some servers refuse or, worse, leave out in silence."""
+    return {
+        Ability.TOP_K: request.sampling.top_k != 0,
+        Ability.REPETITION: request.sampling.repetition != 1.0,
+        Ability.IGNORE_EOS: request.ignore_eos,
+        Ability.JSON_OBJECT: request.chat is not None and request.chat.json_object,
+    }
 
 
 class _Job:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import structlog
@@ -23,6 +23,8 @@ log = structlog.get_logger("openai")
 TRIAL_S: Final = 60.0
 """For one trial: a server that has just started may have to load the model first."""
 TOKENS: Final = 24
+JSON_TOKENS: Final = 512
+"""Some models think before the first character of their answer, which ends the trial."""
 BEST: Final = Sampling(temperature=0.0)
 DRAWN: Final = Sampling(temperature=1.0, seed=7)
 QUESTION: Final = Chat(
@@ -138,6 +140,10 @@ class _Prober:
             (Ability.SEED, self._seed),
             (Ability.LOGPROBS, self._logprobs),
             (Ability.ECHO, self._echo),
+            (Ability.TOP_K, lambda: self._takes(replace(BEST, top_k=40))),
+            (Ability.REPETITION, lambda: self._takes(replace(BEST, repetition=1.1))),
+            (Ability.IGNORE_EOS, lambda: self._takes(BEST, ignore_eos=True)),
+            (Ability.JSON_OBJECT, self._json_object),
         )
         unreachable: Unavailable | None = None
         for ability, trial in trials:
@@ -201,9 +207,10 @@ class _Prober:
         return None
 
     async def _prompt_ids(self) -> str | None:
-        made = self._by_ids
-        told = made is not None and (made.prompt_ids is not None or made.usage is not None)
-        return None if told else "neither"
+        if self._by_ids is not None and self._by_ids.prompt_ids is not None:
+            return None
+        counted = any(made is not None and made.usage for made in (self._by_ids, self._answer))
+        return "it tells their number only" if counted else "it does not even tell their number"
 
     async def _continues(self) -> str | None:
         if self.said(Ability.IDS_IN).has and self.said(Ability.IDS_OUT).has:
@@ -230,6 +237,30 @@ class _Prober:
     async def _echo(self) -> str | None:
         document = await self._plain(bodies.COMPLETIONS, {"prompt": TEXT, "echo": True})
         return None if replies.read(document).text.startswith(TEXT) else "the prompt is not in it"
+
+    async def _takes(self, sampling: Sampling, *, ignore_eos: bool = False) -> str | None:
+        """Whether a parameter that is not OpenAI's is refused, on the route that jobs will take."""
+        name = self._served.name
+        if self.said(Ability.IDS_IN).has:
+            body = bodies.completion(
+                name, self._prompt, max_tokens=2, sampling=sampling, ignore_eos=ignore_eos
+            )
+            await completed(self._server, bodies.COMPLETIONS, body)
+            return None
+        body = bodies.chat(name, QUESTION, max_tokens=2, sampling=sampling, ignore_eos=ignore_eos)
+        await completed(self._server, bodies.CHAT, body)
+        return None
+
+    async def _json_object(self) -> str | None:
+        """An answer to a question that asks for no JSON begins with a bracket only if it must."""
+        asked = Chat(messages=QUESTION.messages, json_object=True)
+        body = bodies.chat(self._served.name, asked, max_tokens=JSON_TOKENS, sampling=BEST)
+        with trio.move_on_after(TRIAL_S):
+            async with streamed(self._server, bodies.CHAT, body) as deltas:
+                async for delta in deltas:
+                    if start := delta.text.lstrip():
+                        return None if start[0] == "{" else "its answer is no JSON"
+        return "no text"
 
     async def _plain(self, path: str, fields: dict[str, object]) -> dict[str, object]:
         """A completion in one piece, of two tokens."""

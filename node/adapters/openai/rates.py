@@ -36,7 +36,13 @@ class _Run:
 
 
 async def measure(
-    server: Server, served: Served, *, tier: Tier, slots: int, limit_tps: float
+    server: Server,
+    served: Served,
+    *,
+    tier: Tier,
+    slots: int,
+    limit_tps: float,
+    ignore_eos: bool = True,
 ) -> EngineRates:
     """Rates of one model while nothing else of this node runs on the server.
 
@@ -46,11 +52,12 @@ async def measure(
         tier: In what it is asked, and counted.
         slots: Jobs that this node gives it at once.
         limit_tps: The operator's limit on one job's rate; 0 for none.
+        ignore_eos: Whether the server takes that: answers may be shorter where it does not.
 
     Raises:
         Unavailable: Not even one short answer came in time.
     """
-    start = _body_of(served, tier)
+    start = _body_of(served, tier, ignore_eos=ignore_eos)
     short = await _runs(server, served, [start(1)])
     long = await _runs(server, served, [start(min(LONG_WORDS, served.manifest.context // 4))])
     many = await _runs(server, served, [start(1 + n) for n in range(min(slots, TOGETHER_MAX))])
@@ -87,14 +94,16 @@ def _prefill_tps(run: _Run, first_s: float) -> float:
     return max(run.tokens_in / max(more_s, 1e-3), RATE_MIN)
 
 
-def _body_of(served: Served, tier: Tier) -> Callable[[int], tuple[str, bytes, int]]:
+def _body_of(
+    served: Served, tier: Tier, *, ignore_eos: bool
+) -> Callable[[int], tuple[str, bytes, int]]:
     """Path, body and prompt size of a request with some words; each begins with another one."""
 
     def in_text(words: int) -> tuple[str, bytes, int]:
         content = f"{words} things: " + "one more thing " * (words // 3) + "Tell a long story."
         asked = Chat(messages=(ChatMessage(role="user", content=content),))
         body = bodies.chat(
-            served.name, asked, max_tokens=TOKENS, sampling=SAMPLING, ignore_eos=True
+            served.name, asked, max_tokens=TOKENS, sampling=SAMPLING, ignore_eos=ignore_eos
         )
         return bodies.CHAT, body, asked.tokens(served.count)
 
@@ -102,7 +111,7 @@ def _body_of(served: Served, tier: Tier) -> Callable[[int], tuple[str, bytes, in
         text = f"{words} things: " + "one more thing " * (words // 3) + "Once upon a time"
         ids = tuple(served.encode(text))[: max(1, served.manifest.context // 2)]
         body = bodies.completion(
-            served.name, ids, max_tokens=TOKENS, sampling=SAMPLING, ignore_eos=True
+            served.name, ids, max_tokens=TOKENS, sampling=SAMPLING, ignore_eos=ignore_eos
         )
         return bodies.COMPLETIONS, body, len(ids)
 

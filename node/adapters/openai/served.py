@@ -40,11 +40,15 @@ class Ability(Enum):
     USAGE = "tells what it counted"
     IDS_IN = "takes token ids"
     IDS_OUT = "gives token ids"
-    PROMPT_IDS = "tells the prompt's ids or their number"
+    PROMPT_IDS = "tells the prompt's token ids"
     CONTINUES = "goes on with an answer that was begun"
     SEED = "repeats itself under a seed"
     LOGPROBS = "tells log probabilities"
     ECHO = "repeats the prompt (echo)"
+    TOP_K = "takes top_k"
+    REPETITION = "takes repetition_penalty"
+    IGNORE_EOS = "takes ignore_eos"
+    JSON_OBJECT = "keeps an answer to a JSON object"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -43,6 +43,10 @@ class Habits:
     """Its ids have the end token."""
     reasons: bool = False
     """Thinks before it answers."""
+    json: bool = False
+    """Keeps an answer to a JSON object where it is asked to: always the same one."""
+    refuses: frozenset[str] = frozenset()
+    """Fields that it does not know, and answers with 422."""
     key: str = ""
     names: list[str] = field(default_factory=lambda: [NAME])
     pause_s: float = 0.0
@@ -82,6 +86,10 @@ class Server:
         if (refused := self._refused(request)) is not None:
             return refused
         body = await self._body(request)
+        if (refused := self._unknown(body)) is not None:
+            return refused
+        if body.get("response_format") and self.habits.json:
+            return StreamingResponse(_sse(_json_events()), media_type="text/event-stream")
         messages = body["messages"]
         continues = bool(body.get("continue_final_message")) and self.habits.continues
         if not continues and messages[-1]["role"] == "assistant":
@@ -92,6 +100,8 @@ class Server:
         if (refused := self._refused(request)) is not None:
             return refused
         body = await self._body(request)
+        if (refused := self._unknown(body)) is not None:
+            return refused
         prompt = body["prompt"]
         if isinstance(prompt, str):
             return await self._answer(body, self.text.encode(prompt), chat=False)
@@ -104,6 +114,12 @@ class Server:
         if wanted is None or request.headers.get("authorization") == wanted:
             return None
         return JSONResponse({"error": {"message": "no such key"}}, status_code=401)
+
+    def _unknown(self, body: dict[str, Any]) -> Response | None:
+        unknown = sorted(self.habits.refuses & body.keys())
+        if not unknown:
+            return None
+        return JSONResponse({"detail": f"Unexpected fields: {unknown}"}, status_code=422)
 
     async def _body(self, request: Request) -> dict[str, Any]:
         body = cast(dict[str, Any], await request.json())
@@ -144,13 +160,14 @@ class Server:
             yield _event({"delta": {"reasoning_content": "Let me think."}})
         async with self.engine.generate(wanted) as steps:
             async for step in steps:
-                made += len(step.ids)
+                first, made = not made, made + len(step.ids)
                 piece = "".join(map(text.push, step.ids))
                 piece += text.flush() if step.finish else ""
                 choice: dict[str, Any] = {"delta": {"content": piece}} if chat else {"text": piece}
                 if tells_ids:
                     hidden = step.finish == "stop" and not self.habits.shows_end
                     choice["token_ids"] = list(step.ids[: -1 if hidden else None])
+                    choice |= {"prompt_token_ids": list(wanted.prompt_ids)} if first else {}
                 yield _event(choice | {"finish_reason": step.finish})
                 await trio.sleep(self.habits.pause_s)
         if self.habits.usage:
@@ -160,6 +177,11 @@ class Server:
 
 def _event(choice: dict[str, Any]) -> dict[str, Any]:
     return {"object": "chunk", "choices": [{"index": 0, "finish_reason": None, **choice}]}
+
+
+async def _json_events() -> AsyncIterator[dict[str, Any]]:
+    yield _event({"delta": {"content": '{"one": 1}'}})
+    yield _event({"delta": {}, "finish_reason": "stop"})
 
 
 async def _sse(events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:

@@ -68,7 +68,7 @@ async def test_a_server_of_ids_is_sold_in_tier_ids() -> None:
         assert model.rates.prefill_tps > 1
         found = engine.abilities["tiny-served"]
         lacking = {trial.ability for trial in found.trials if not trial.has}
-        assert lacking == {Ability.LOGPROBS, Ability.ECHO}
+        assert lacking == {Ability.LOGPROBS, Ability.ECHO, Ability.JSON_OBJECT}
         prompt = tiny().encode("A voucher is")
         steps = await read(engine, prompt_ids=tuple(prompt))
         ids = [token for step in steps for token in step.ids]
@@ -136,7 +136,7 @@ async def test_stop_strings_are_found_here_and_end_the_request() -> None:
 
 
 async def test_only_listed_parameters_are_passed_on() -> None:
-    async with selling(Habits(ids=False)) as (engine, server):
+    async with selling(Habits(ids=False, json=True)) as (engine, server):
         await read(
             engine,
             chat=Chat(messages=CHAT.messages, json_object=True),
@@ -150,6 +150,7 @@ async def test_only_listed_parameters_are_passed_on() -> None:
             "response_format": {"type": "json_object"},
             "max_tokens": 24,
             "temperature": 0.5,
+            "top_p": 1.0,
             "seed": 2_000_006,
             "stream": True,
             "stream_options": {"include_usage": True},
@@ -157,6 +158,40 @@ async def test_only_listed_parameters_are_passed_on() -> None:
             "presence_penalty": 1,
             "ignore_eos": True,
         }
+
+
+NOT_OPENAI = frozenset({"top_k", "repetition_penalty", "ignore_eos", "return_token_ids"})
+
+
+async def test_a_server_that_refuses_what_it_does_not_know_is_sold_without_it() -> None:
+    strict = Habits(refuses=NOT_OPENAI | {"continue_final_message"})
+    async with selling(strict) as (engine, _):
+        (model,) = engine.models()
+        assert (model.tier, model.continues) == (Tier.TEXT, False)
+        assert model.rates.decode_tps > 1
+        found = engine.abilities["tiny-served"]
+        assert not any(map(found.has, (Ability.TOP_K, Ability.REPETITION, Ability.IGNORE_EOS)))
+        assert "".join(step.text for step in await read(engine, chat=CHAT))
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"sampling": Sampling(top_k=5)}, "top_k"),
+        ({"sampling": Sampling(repetition=1.5)}, "repetition_penalty"),
+        ({"ignore_eos": True}, "ignore_eos"),
+        ({"chat": Chat(messages=CHAT.messages, json_object=True)}, "JSON"),
+    ],
+)
+async def test_what_the_server_can_not_do_is_no_request_to_it(
+    changes: dict[str, Any], says: str
+) -> None:
+    async with selling(Habits(ids=False, refuses=NOT_OPENAI)) as (engine, server):
+        before = len(server.bodies)
+        with pytest.raises(Unavailable, match=says):
+            await read(engine, **({"chat": CHAT} | changes))
+        assert len(server.bodies) == before
+        assert engine.models()
 
 
 async def test_a_key_is_sent_and_a_wrong_one_sells_nothing() -> None:
