@@ -9,20 +9,18 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 from node import config as configs
 from node.adapters import keystore
 from node.app import control, unlock
+from node.app.findings import Finding, Status, failed
 from node.app.handover import find_nodejs
 from node.app.home import Home
 from node.config import Config
 from node.errors import NodeError, Unavailable
-
-Status = Literal["ok", "warning", "problem", "skipped"]
 
 _DISK_WARNING_BYTES: Final = 1024**3
 _DISK_PROBLEM_BYTES: Final = 100 * 1024**2
@@ -40,17 +38,6 @@ _FOREIGN: Final = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """What one check found."""
-
-    name: str
-    status: Status
-    detail: str
-    fix: str = ""
-    """A command or a setting; empty where there is nothing to do."""
-
-
 def examine(home: Path, *, flags: Mapping[str, Any], environ: Mapping[str, str]) -> list[Finding]:
     """Run all checks.
 
@@ -62,19 +49,36 @@ def examine(home: Path, *, flags: Mapping[str, Any], environ: Mapping[str, str])
     findings = [_python(), *_packages(), _nodejs(environ), _disk(home), _clock()]
     try:
         Home(home).check()
+    except NodeError as error:
+        return [*findings, failed("home", error), *_without_home(home, flags)]
+    try:
         config = configs.load(home, flags=flags, environ=environ)
     except NodeError as error:
-        findings.append(_failed("home", error))
-        return findings
+        return [*findings, failed("home", error)]
     findings.append(Finding(name="home", status="ok", detail=str(home)))
     running = _running(home)
     findings += [_key(config, environ), running, *_ports(config, running.status == "ok")]
-    findings += [_reachability(config), _bootstrap(config), *_chain(config)]
+    findings += [_reachability(config), _bootstrap(config), *_chain(config), *_engine(config)]
     return findings
 
 
-def _failed(name: str, error: NodeError) -> Finding:
-    return Finding(name=name, status="problem", detail=str(error), fix=error.hint)
+def _engine(config: Config) -> Iterator[Finding]:
+    from node.app import doctor_server  # trio and the engines: only where they are needed
+
+    yield from doctor_server.findings(config)
+
+
+def _without_home(home: Path, flags: Mapping[str, Any]) -> Iterator[Finding]:
+    """A server may be asked about before there is a home that sells it."""
+    if not flags.get("engine.url"):
+        return
+    try:
+        given = {name: (value, "command line") for name, value in flags.items()}
+        config = configs.build(home, given)
+    except NodeError as error:
+        yield failed("server", error)
+        return
+    yield from _engine(config)
 
 
 def _python() -> Finding:
@@ -153,7 +157,7 @@ def _key(config: Config, environ: Mapping[str, str]) -> Finding:
             return Finding(name="key", status="ok", detail=detail)
         unlock.session_key(config, environ)
     except NodeError as error:
-        return _failed("key", error)
+        return failed("key", error)
     return Finding(name="key", status="ok", detail=f"{address}, opens without a terminal")
 
 
@@ -284,7 +288,7 @@ def _chain(config: Config) -> Iterator[Finding]:
         yield Finding(name="rpc", status="problem", detail=str(error), fix=fix)
         return
     except NodeError as error:
-        yield _failed("rpc", error)
+        yield failed("rpc", error)
         return
     number, block_s = int(block["number"], 16), int(block["timestamp"], 16)
     detail = f"chain {chain.chain_id} at block {number}, answered in {took_ms:.0f} ms"
@@ -304,7 +308,7 @@ def _code(batch: Callable[..., list[Any]], call: Any, name: str, address: str) -
     try:
         (code,) = batch([call("eth_getCode", (address, "latest"))])
     except NodeError as error:
-        return _failed(name, error)
+        return failed(name, error)
     if len(str(code)) <= 2:
         detail = f"there is no contract at {address}"
         return Finding(name=name, status="problem", detail=detail, fix=fix)

@@ -59,7 +59,14 @@ def _onnx(config: Config) -> Equipment:
 
 def _openai(config: Config) -> Equipment:
     settings = config.engine
-    folders = {name: model_folder.load_served(p, name=name) for name, p in _paths(config).items()}
+    paths = paths_of(config)
+    if not paths:
+        raise ConfigError(
+            "no model of the server is named",
+            hint="--model NAME=PATH of its tokenizer.json or folder, or engine.models; "
+            f"`node doctor --url {settings.url or 'URL'}` lists the models that the server has",
+        )
+    folders = {name: model_folder.load_served(path, name=name) for name, path in paths.items()}
     served = [served_of(name, folder) for name, folder in folders.items()]
     ids = [each.manifest.model_id for each in served]
     if len(set(ids)) < len(ids):
@@ -108,13 +115,8 @@ def served_of(name: str, folder: ModelFolder) -> Served:
     )
 
 
-def _paths(config: Config) -> dict[str, Path]:
-    if not config.engine.models:
-        raise ConfigError(
-            "no model of the server is named",
-            hint="--model NAME=PATH of its tokenizer.json or folder, or engine.models; "
-            "node doctor shows what the server has",
-        )
+def paths_of(config: Config) -> dict[str, Path]:
+    """Where the files are of each model that is to be sold, by the server's name of it."""
     pairs = (each.partition("=")[::2] for each in config.engine.models)
     return {name.strip(): config.home / Path(path.strip()).expanduser() for name, path in pairs}
 

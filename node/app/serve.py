@@ -35,7 +35,7 @@ def run(config: Config, *, around: Around = unchanged) -> int:
     """
     logs.configure("info")
     if config.engine.kind == "auto":
-        sys.stderr.write("\n".join([*local_servers.advice(), ""]))
+        sys.stderr.write("\n".join([*local_servers.advice(config.engine.model_dir), ""]))
     return trio.run(_serve, config, around)
 
 

@@ -16,6 +16,37 @@ OLD_STORE = click.option(
 )
 
 
+def _absolute(_ctx: click.Context, _param: click.Parameter, value: str | None) -> str | None:
+    """A path of the command line is meant from here; one in the config file, from the home."""
+    return str(Path(value).expanduser().absolute()) if value else value
+
+
+def _absolute_models(
+    _ctx: click.Context, _param: click.Parameter, values: tuple[str, ...]
+) -> tuple[str, ...]:
+    pairs = [value.partition("=") for value in values]
+    for name, _, path in pairs:
+        if not name.strip() or not path.strip():
+            raise click.BadParameter("needs NAME=PATH")
+    return tuple(f"{name}={Path(path.strip()).expanduser().absolute()}" for name, _, path in pairs)
+
+
+SERVER_URL = click.option(
+    "--url", help="Of an OpenAI-compatible server, such as http://127.0.0.1:8000."
+)
+SERVER_MODELS = click.option(
+    "--model",
+    "models",
+    multiple=True,
+    metavar="NAME=PATH",
+    callback=_absolute_models,
+    help="A model of that server, and its tokenizer.json or folder; repeatable.",
+)
+SERVER_KEY_FILE = click.option(
+    "--key-file", callback=_absolute, help="File with that server's API key."
+)
+
+
 def with_config(**flags: str) -> Callable[[Command], Command]:
     """Add --home, --set and --password-file, and call the command with the Config they give.
 

@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from node.cli import imports
-from node.cli.options import with_config
+from node.cli.options import SERVER_KEY_FILE, SERVER_MODELS, SERVER_URL, with_config
 
 
 @click.command()
@@ -22,15 +22,9 @@ from node.cli.options import with_config
 @click.option("--bootstrap", multiple=True, help="Multiaddr of a peer to start from; repeatable.")
 @click.option("--model-dir", help="Folder of an exported decoder to serve.")
 @click.option("--engine", help="onnx: in process.  openai: the server at --url.")
-@click.option("--url", help="Of an OpenAI-compatible server, such as http://127.0.0.1:8000.")
-@click.option(
-    "--model",
-    "models",
-    multiple=True,
-    metavar="NAME=PATH",
-    help="A model of that server, and its tokenizer.json or folder; repeatable.",
-)
-@click.option("--key-file", help="File with that server's API key.")
+@SERVER_URL
+@SERVER_MODELS
+@SERVER_KEY_FILE
 def serve(config: Any) -> int:
     """Run a worker: sell what this machine's models generate.
 

@@ -9,7 +9,8 @@ import pytest
 
 from devnet import chain as devchain
 from devnet.chain import DevChain
-from node.app.doctor import Finding, examine, ready, tcp_place
+from node.app.doctor import examine, ready, tcp_place
+from node.app.findings import Finding
 from node.app.init import InitRequest, create
 
 PATHS = {"PATH": os.environ["PATH"]}

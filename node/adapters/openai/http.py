@@ -5,6 +5,7 @@ job: it may be another one than was meant, or broken.  No redirect is followed: 
 from the configuration and from nowhere else.
 """
 
+import json
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -240,8 +241,19 @@ async def _detail(response: Response, *, within_s: float) -> str:
         body = await response.whole(within_s=within_s, bytes_max=READ_BYTES)
     except Unavailable:
         return ""
-    text = body.decode(errors="replace")
+    text = _message(body) or body.decode(errors="replace")
     return "".join(char if char.isprintable() else " " for char in text)[:DETAIL_CHARS_MAX]
+
+
+def _message(body: bytes) -> str:
+    """The sentence in an error as OpenAI, or as FastAPI, writes it; empty where there is none."""
+    try:
+        said = json.loads(body)
+    except (ValueError, RecursionError):
+        return ""
+    for key in ("error", "message", "detail"):
+        said = said.get(key, said) if isinstance(said, dict) else said
+    return said if isinstance(said, str) else ""
 
 
 def _header(head: h11.Response, name: bytes) -> str:

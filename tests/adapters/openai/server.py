@@ -224,7 +224,13 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--text", action="store_true", help="no token ids, nothing is continued")
-    parser.add_argument("--pause", type=float, default=0.0)
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds between two events")
+    parser.add_argument("--key", default="", help="the API key that it wants")
     options = parser.parse_args()
-    habit = Habits(ids=not options.text, continues=not options.text, pause_s=options.pause)
+    habit = Habits(
+        ids=not options.text,
+        continues=not options.text,
+        key=options.key,
+        pause_s=options.pause,
+    )
     trio.run(_main, options.port, habit)
