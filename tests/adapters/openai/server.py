@@ -36,6 +36,8 @@ class Habits:
 
     ids: bool = True
     """Takes token ids, and gives them where it is asked to."""
+    prompt_ids: bool = True
+    """Tells with them which ids it read."""
     usage: bool = True
     continues: bool = True
     """Knows `continue_final_message`."""
@@ -167,7 +169,8 @@ class Server:
                 if tells_ids:
                     hidden = step.finish == "stop" and not self.habits.shows_end
                     choice["token_ids"] = list(step.ids[: -1 if hidden else None])
-                    choice |= {"prompt_token_ids": list(wanted.prompt_ids)} if first else {}
+                    if first and self.habits.prompt_ids:
+                        choice["prompt_token_ids"] = list(wanted.prompt_ids)
                 yield _event(choice | {"finish_reason": step.finish})
                 await trio.sleep(self.habits.pause_s)
         if self.habits.usage:

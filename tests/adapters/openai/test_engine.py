@@ -91,7 +91,8 @@ async def test_a_server_of_text_is_sold_in_tier_text() -> None:
     ("habits", "tier", "says"),
     [
         (Habits(continues=False), Tier.IDS, "go in and come out"),
-        (Habits(usage=False), Tier.TEXT, "how many it read"),
+        (Habits(usage=False), Tier.IDS, "go in and come out"),
+        (Habits(usage=False, prompt_ids=False), Tier.TEXT, "how many it read"),
         (Habits(shows_end=False), Tier.IDS, "go in and come out"),
         (Habits(ids=False, reasons=True), Tier.TEXT, "must be text"),
     ],
