@@ -30,6 +30,9 @@ class Piece:
     """The stop string that was found."""
 
 
+_COUNTED: Final = Piece()
+
+
 class TextStream:
     """Text of ids as they come; a character is given when it is whole."""
 
@@ -143,7 +146,9 @@ class Output:
         self.count += 1
         if token in self._eos:
             return self._end("stop", self._rest())
-        text, stop = self._matcher.push(self._text.push(token) if self._text else "")
+        if self._text is None:  # an engine counts a great many ids, and nothing else
+            return _COUNTED if self.count < self._max_tokens else self._end("length", "")
+        text, stop = self._matcher.push(self._text.push(token))
         if stop is not None:
             self.finish = "stop"
             return Piece(text=text, finish="stop", stop=stop)

@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from node.errors import ConfigError
+from node.errors import ConfigError, Unavailable
 
 Ints = NDArray[np.int64]
 Array = NDArray[Any]
@@ -65,7 +65,7 @@ class Decoder(Protocol[C]):
         """One run.
 
         Args:
-            ids: [rows, fresh]: what follows the cache.
+            ids: [rows, fresh]: what follows the cache; one row, or one fresh id each.
             cache: What was before, for the same rows; the one that comes back replaces it.
             last: Whether logits of the last position are enough.
 
@@ -96,12 +96,19 @@ def load(graph: Path, *, threads: int, context: int) -> Decoder[Any]:
     Raises:
         ConfigError: Not a graph that ONNX Runtime can run, or not an exported decoder.
     """
+    from node.adapters.onnx import huge_pages
     from node.adapters.onnx.inplace import InPlaceDecoder
     from node.adapters.onnx.past import PastDecoder
     from node.adapters.onnx.rewrite import rewritten
 
     found = rewritten(graph, context=context)
     if found is not None:
-        with suppress(ConfigError):  # a runtime that lacks an operator runs what was exported
-            return InPlaceDecoder(graph, found, threads=threads)
-    return PastDecoder(graph, threads=threads)
+        # A runtime that lacks an operator, or the kernel for these sizes, runs what was exported.
+        with suppress(ConfigError, Unavailable):
+            decoder = InPlaceDecoder(graph, found, threads=threads)
+            vocab(decoder)
+            huge_pages.collapse()
+            return decoder
+    exported = PastDecoder(graph, threads=threads)
+    huge_pages.collapse()
+    return exported

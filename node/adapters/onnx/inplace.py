@@ -2,7 +2,7 @@
 
 `rewrite` makes the graph.  Inputs and outputs of a step are bound once and stay the same for as
 long as the same rows go on and their columns suffice, so that a step costs a few writes into
-arrays and the run itself.  Rows need no padding: each has a length of its own, and a bias hides
+arrays and the run itself.  Rows need no padding: each has a length of its own, and nobody looks at
 the columns behind its end.
 """
 
@@ -20,26 +20,21 @@ from node.errors import Unavailable
 
 SPREAD_MAX: Final = 512
 """Columns that the shortest row may leave empty: more would cost more than a batch of its own."""
-GRAIN: Final = 32
-"""Columns come in so many at a time: a copy of the cache once in 32 steps, against empty columns
-that attention has to look at.  A multiple of the widest vectors, so that where a sum is cut does
-not depend on how many columns there are."""
-HIDDEN: Final = np.float32(-1e30)
-"""Added to the score of a column that a position may not see; its weight becomes 0 exactly."""
+GRAIN: Final = 64
+"""Columns come in so many at a time: a copy of the cache once in 64 steps, against memory."""
 
 
 class InPlaceCache:
-    """Keys [rows, heads, width, columns] and values [rows, heads, columns, width] of each layer."""
+    """Keys and values of each layer, [rows, heads, columns, width]."""
 
-    def __init__(self, arrays: Sequence[Array], lengths: Ints) -> None:
+    def __init__(self, arrays: Sequence[Array], lengths: Array) -> None:
         """
         Args:
-            arrays: In the order of the layout's parts; columns beyond a row's length hold anything
-                finite.
+            arrays: In the order of the layout's parts; columns beyond a row's length hold anything.
             lengths: [rows]: tokens of each.
         """
         self.arrays = tuple(arrays)
-        self.lengths = lengths
+        self.lengths = lengths.astype(np.int32)  # as the graph takes them
         self.length = int(lengths.max())
         """Tokens of the longest row."""
         self.step: _Binding | None = None
@@ -53,7 +48,7 @@ class InPlaceCache:
     @property
     def columns(self) -> int:
         """Room, in tokens."""
-        return int(self.arrays[0].shape[3])
+        return int(self.arrays[0].shape[2])
 
     def joined(self, other: "InPlaceCache") -> "InPlaceCache":
         """These rows and then the other's."""
@@ -69,25 +64,20 @@ class InPlaceCache:
 
     def grown(self, columns: int) -> "InPlaceCache":
         """The same rows with room for so many tokens, and at least for what they have."""
-        return self._copied((self,), self.lengths.copy(), columns=columns)
+        return self._copied((self,), self.lengths, columns=columns)
 
     @staticmethod
     def _copied(
-        parts: Sequence["InPlaceCache"], lengths: Ints, *, columns: int = 0
+        parts: Sequence["InPlaceCache"], lengths: Array, *, columns: int = 0
     ) -> "InPlaceCache":
         columns = _whole_grains(max(columns, int(lengths.max())))
         arrays: list[Array] = []
         for every in zip(*(part.arrays for part in parts), strict=True):
-            across = rewrite.column_axis(len(arrays))
-            shape = [len(lengths), *every[0].shape[1:]]
-            shape[across] = columns
-            # Zeros: a column that was never written counts for nothing, but not if it is NaN.
-            array, at = np.zeros(shape, dtype=np.float32), 0
+            _, heads, _, width = every[0].shape
+            array, at = np.zeros((len(lengths), heads, columns, width), dtype=np.float32), 0
             for old in every:
-                count = min(columns, old.shape[across])
-                into, out = array[at : at + len(old)], (Ellipsis, slice(count))
-                index = out if across == 3 else (*out, slice(None))
-                into[index] = old[index]
+                count = min(columns, old.shape[2])
+                array[at : at + len(old), :, :count] = old[:, :, :count]
                 at += len(old)
             arrays.append(array)
         return InPlaceCache(arrays, lengths)
@@ -114,11 +104,8 @@ class InPlaceDecoder:
 
     def empty(self) -> InPlaceCache:
         """The cache of one sequence that has nothing yet."""
-        shapes = [
-            (1, part.heads, part.width, 0) if at % 2 == 0 else (1, part.heads, 0, part.width)
-            for at, part in enumerate(self.found.layout.parts)
-        ]
-        blanks = [np.zeros(shape, dtype=np.float32) for shape in shapes]
+        parts = self.found.layout.parts
+        blanks = [np.zeros((1, part.heads, 0, part.width), dtype=np.float32) for part in parts]
         return InPlaceCache(blanks, np.zeros(1, dtype=np.int64))
 
     def forward(
@@ -134,7 +121,7 @@ class InPlaceDecoder:
         else:
             binding = _Binding(self, cache, fresh=fresh, last=last)
         try:
-            logits = binding.run(ids)
+            logits = binding.run(ids, cache.length + fresh)
         except Exception as error:  # its exceptions share no base of their own
             raise Unavailable(f"the engine failed: {brief(error)}") from error
         cache.lengths += fresh
@@ -152,23 +139,20 @@ class _Binding:
 
         found, rows = decoder.found, len(cache.lengths)
         self._session, self._lengths, self._fresh = decoder.session, cache.lengths, fresh
-        self._group = found.group
         self._binding = self._session.io_binding()
         self._shared = onnxruntime.OrtValue.ortvalue_from_numpy
         self._kept: list[Array] = []
         """Whatever is bound: ONNX Runtime reads and writes the arrays' memory, and owns none."""
         self._ids = self._input("input_ids", np.zeros((rows, fresh), dtype=found.layout.ids))
-        self._input(rewrite.STARTS, cache.lengths)
-        self._shares = fresh == 1 and found.layout.positions is np.int64
-        """Whether positions are the lengths themselves, the same memory, and go on with them."""
-        positions = (cache.lengths[:, None] + np.arange(fresh)).astype(found.layout.positions)
-        self._positions = self._input(
-            "position_ids", cache.lengths[:, None] if self._shares else positions
+        # One fresh token goes behind the row's end: where that is, the lengths say by themselves.
+        self._ends = self._input(
+            rewrite.ENDS, cache.lengths if fresh == 1 else np.zeros(rows, dtype=np.int32)
         )
-        bias = self._input(rewrite.BIAS, self._biases(cache.columns))
-        self._shown = bias.reshape(-1)
-        self._firsts = np.arange(rows) * cache.columns
-        """Where each row's biases begin, while it has one fresh token."""
+        self._total = self._input(rewrite.TOTAL, np.zeros((), dtype=np.int32))
+        self._positions: Array | None = None
+        if found.positions:
+            blank = np.zeros((rows, fresh), dtype=found.layout.positions)
+            self._positions = self._input("position_ids", blank)
         self._input(rewrite.LOGITS_FROM, np.array([fresh - 1 if last else 0], dtype=np.int64))
         for part, array in zip(found.layout.parts, cache.arrays, strict=True):
             self._input(part.past, array)
@@ -176,13 +160,14 @@ class _Binding:
         shape = (rows, 1 if last else fresh, found.vocab)
         self._logits = self._output("logits", np.zeros(shape, dtype=np.float32))
 
-    def run(self, ids: Ints) -> Array:
-        """Logits; they are overwritten by the next run."""
+    def run(self, ids: Ints, total: int) -> Array:
+        """Logits; they are overwritten by the next run.  `total`: the longest row's length then."""
         self._ids[:] = ids
-        if self._fresh == 1:
-            if not self._shares:
-                self._positions[:, 0] = self._lengths
-            self._shown[self._firsts + self._lengths] = 0.0
+        if self._fresh > 1:
+            self._ends[:] = self._lengths + (self._fresh - 1)
+        self._total[...] = total
+        if self._positions is not None:
+            self._positions[:] = self._lengths[:, None] + np.arange(self._fresh)
         self._session.run_with_iobinding(self._binding)
         return self._logits
 
@@ -195,14 +180,6 @@ class _Binding:
         self._kept.append(array)
         self._binding.bind_ortvalue_output(name, self._shared(array))
         return array
-
-    def _biases(self, columns: int) -> Array:
-        """[rows, 1, positions × group, columns]; of one position for a whole group."""
-        seen = self._lengths[:, None] + np.arange(self._fresh)
-        # Of one fresh token each run shows its own column.
-        seen = seen - 1 if self._fresh == 1 else np.repeat(seen, self._group, axis=1)
-        hidden = np.arange(columns)[None, None, :] > seen[:, :, None]
-        return np.where(hidden, HIDDEN, np.float32(0.0))[:, None]
 
 
 def _whole_grains(columns: int) -> int:

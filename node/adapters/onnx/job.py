@@ -1,7 +1,6 @@
 """One job in the engine: what is left to read, what was written, and how the next id is drawn."""
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,8 +14,7 @@ from node.protocol.stops import Decode, FinishReason, Output
 from node.roles.generation import GenerationRequest
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
+class Made(NamedTuple):
     """One token of one job, on its way to the reader."""
 
     token: int

@@ -23,8 +23,9 @@ CHUNK_TOKENS: Final = 256
 CHUNK_LOGITS_BYTES: Final = 64 * 1024 * 1024
 """Where logits come at all positions, as float32: a large vocabulary makes chunks shorter."""
 CHUNK_TOKENS_MIN: Final = 16
-AHEAD_TOKENS: Final = 32
-"""A job that is so many ids ahead of its reader pauses until half of them are taken."""
+AHEAD_TOKENS: Final = 64
+"""A job that is so many ids ahead of its reader pauses until half of them are taken.  More than a
+small model makes in `HAND_OVER_S`."""
 HAND_OVER_S: Final = 0.01
 """How long tokens may wait for those after them, while there are more to come: waking the event
 loop costs as much as a small model's token.  A job's first token and its end wait for nothing."""

@@ -2,13 +2,14 @@
 
 Exporters give `present.N` as past and fresh columns together, which is a copy of the whole cache
 in every step, and ONNX Runtime's `Attention` turns all keys around again besides.  Here each
-`Attention` becomes: fresh keys and values scattered into the cache (`TensorScatter`, whose output
-is bound to the memory of its input), one product over all columns, and a bias that the caller gives
-in place of the mask.  Keys are kept turned, [rows, heads, width, columns].
+`Attention` becomes ONNX Runtime's `GroupQueryAttention`: it writes fresh keys and values into the
+cache, whose output is bound to the memory of its input, and looks at each row's own columns only.
+It turns queries and keys by their positions as well, where the graph does it as usual, and takes
+them from one product with values, where they are three products of one thing.
 
-Weights, norms, positions and everything else stay as they are, float32 stays float32, and the
-weights are not read: the rewritten graph names the same external data.  Whatever is not exactly
-understood leaves the graph alone.
+Weights, norms and everything else stay as they are, float32 stays float32, and the weights are not
+read: the rewritten graph names the same external data.  Whatever is not exactly understood leaves
+the graph alone.
 """
 
 from collections.abc import Iterable, Sequence
@@ -23,14 +24,16 @@ from node.adapters.onnx.layout import Layout, detect
 from node.adapters.onnx.session import on_gpu
 from node.errors import ConfigError
 
-STARTS: Final = "gpunode.starts"
-"""[rows], int64: the column that each row's first fresh token goes to."""
-BIAS: Final = "gpunode.bias"
-"""[rows, 1, positions × group, columns] or [rows, 1, 1, columns], float32: added to all scores."""
+ENDS: Final = "gpunode.ends"
+"""[rows], int32: the column that each row's last fresh token goes to."""
+TOTAL: Final = "gpunode.total"
+"""Scalar, int32: columns that the longest row has then."""
 LOGITS_FROM: Final = "gpunode.logits_from"
 """[1], int64: the first of the fresh positions whose logits are wanted."""
-OPSET: Final = 24
-"""The first with `TensorScatter`; `Attention` came with 23."""
+RUNTIMES: Final = "com.microsoft"
+"""The domain of ONNX Runtime's own operators."""
+WIDTHS: Final = 16
+"""A head is a multiple of it wide, for `GroupQueryAttention` to turn it."""
 PLAIN: Final = frozenset({"q_num_heads", "kv_num_heads", "scale", "is_causal", "softcap"})
 """Attributes of `Attention` that are understood."""
 
@@ -42,8 +45,8 @@ class Rewritten:
     model: bytes
     layout: Layout
     """Of the graph as it was exported; the names of the cache are still these."""
-    group: int
-    """Heads of queries for each head of keys: their rows of the bias follow each other."""
+    positions: bool
+    """Whether it still wants `position_ids`."""
     vocab: int
 
 
@@ -54,18 +57,11 @@ class _Heads:
     node: Any
     queries: int
     keys: int
-    width: int
-    value_width: int
     scale: float
 
 
 class _Unknown(Exception):
     """The graph has something that is not understood; the text says what, for a debugger."""
-
-
-def column_axis(part: int) -> int:
-    """Which axis of a part of the cache has a column per token: keys are turned, values are not."""
-    return 3 if part % 2 == 0 else 2
 
 
 def rewritten(graph: Path, *, context: int) -> Rewritten | None:
@@ -106,26 +102,76 @@ class _Rewriting:
     def done(self, context: int) -> Rewritten:
         attentions = [node for node in self._graph.node if node.op_type == "Attention"]
         every = [_heads(node, self._layout) for node in attentions]
-        groups = {heads.queries // heads.keys for heads in every}
-        if 2 * len(every) != len(self._layout.parts) or len(groups) != 1:
+        if 2 * len(every) != len(self._layout.parts):
             raise _Unknown("layers without an Attention of their own")
         for mask in {heads.node.input[3] for heads in every}:
             causal.check(self._model, mask, context=context)
-        for at, heads in enumerate(every):
-            self._instead[heads.node.output[0]] = _in_place(heads, f"gpunode.{at}.")
+        for heads in every:
+            self._instead[heads.node.output[0]] = self._in_place(heads)
         vocab = self._sliced_logits()
-        self._replace()
-        self._inputs()
-        self._constants(every)
-        for opset in self._model.opset_import:
-            if opset.domain in ("", "ai.onnx"):
-                opset.version = max(OPSET, opset.version)
+        needed = self._replace()
+        self._inputs(needed)
+        self._constants()
+        _set(
+            self._model.opset_import,
+            [each for each in self._model.opset_import if each.domain != RUNTIMES],
+        )
+        self._model.opset_import.add(domain=RUNTIMES, version=1)
         return Rewritten(
             model=self._model.SerializeToString(),
             layout=self._layout,
-            group=groups.pop(),
+            positions="position_ids" in needed,
             vocab=vocab,
         )
+
+    def _in_place(self, heads: _Heads) -> list[Any]:
+        """What does the same as one `Attention`, with the cache written in place."""
+        query, key, value, _, past_key, past_value = heads.node.input
+        made, tables = list[Any](), list[str]()
+        queries, keys = self._turned(query, heads.queries), self._turned(key, heads.keys)
+        if queries is not None and keys is not None and queries[1] == keys[1]:
+            (query, tables), (key, _) = queries, keys
+        weights = self._factors(query, key, value)
+        if weights:
+            at = f"{heads.node.output[0]}.gpunode."
+            made = [
+                _node("Concat", weights, at + "weights", axis=-1),
+                _node("MatMul", [self._made_by[query].input[0], at + "weights"], at + "product"),
+            ]
+            query, key, value = at + "product", "", ""
+        inputs = [query, key, value, past_key, past_value, ENDS, TOTAL, *tables]
+        attention = _node(
+            "GroupQueryAttention",
+            inputs,
+            *heads.node.output,
+            domain=RUNTIMES,
+            num_heads=heads.queries,
+            kv_num_heads=heads.keys,
+            scale=heads.scale,
+            do_rotary=int(bool(tables)),
+        )
+        return [*made, attention]
+
+    def _turned(self, name: str, heads: int) -> tuple[str, list[str]] | None:
+        """Where a plain `RotaryEmbedding` by the caller's positions has it from, and its tables."""
+        from onnx import helper
+
+        node = self._made_by.get(name)
+        if node is None or node.op_type != "RotaryEmbedding" or len(node.input) != 4:
+            return None
+        given = {one.name: helper.get_attribute_value(one) for one in node.attribute}
+        source, *tables, positions = node.input
+        if positions != "position_ids" or given != {"num_heads": heads}:
+            return None
+        return source, tables
+
+    def _factors(self, *names: str) -> list[str]:
+        """What one and the same thing is multiplied by to make each of these; empty if not so."""
+        nodes = [self._made_by.get(name) for name in names]
+        if any(node is None or node.op_type != "MatMul" for node in nodes):
+            return []
+        shared = {node.input[0] for node in nodes if node is not None}
+        return [node.input[1] for node in nodes if node is not None] if len(shared) == 1 else []
 
     def _sliced_logits(self) -> int:
         """Logits of the wanted positions only: the others are not computed."""
@@ -143,15 +189,15 @@ class _Rewriting:
             raise _Unknown("a vocabulary of unknown size")
         return int(vocab)
 
-    def _replace(self) -> None:
-        """Put the new nodes in, and leave out what nobody needs any more."""
+    def _replace(self) -> set[str]:
+        """Put the new nodes in, and leave out what nobody needs any more; returns what is read."""
         nodes = [new for old in self._graph.node for new in self._instead.get(old.output[0], [old])]
         needed, kept = {output.name for output in self._graph.output}, []
         for node in reversed(nodes):
             if needed.intersection(node.output):
                 needed.update(node.input)
                 kept.append(_copy(node))
-        if "attention_mask" in needed or "position_ids" not in needed:
+        if "attention_mask" in needed:
             raise _Unknown("positions that depend on the mask")
         pasts = {part.past for part in self._layout.parts}
         reads = [name for node in kept for name in node.input if name in pasts]
@@ -159,55 +205,37 @@ class _Rewriting:
             raise _Unknown("a cache that is read elsewhere too")
         _set(self._graph.node, reversed(kept))
         del self._graph.value_info[:]
+        return needed
 
-    def _inputs(self) -> None:
+    def _inputs(self, needed: set[str]) -> None:
         from onnx import TensorProto, helper
 
-        parts = {
-            name: (part, column_axis(at))
-            for at, part in enumerate(self._layout.parts)
-            for name in (part.past, part.present)
-        }
+        parts = {name: part for part in self._layout.parts for name in (part.past, part.present)}
 
         def described(info: Any) -> Any:
             if info.name not in parts:
                 return _copy(info)
-            part, across = parts[info.name]
-            shape: list[Any] = ["rows", part.heads, part.width, part.width]
-            shape[across] = "columns"
+            part = parts[info.name]
+            shape: list[Any] = ["rows", part.heads, "columns", part.width]
             return helper.make_tensor_value_info(info.name, TensorProto.FLOAT, shape)
 
-        kept = [described(info) for info in self._graph.input if info.name != "attention_mask"]
+        kept = [described(info) for info in self._graph.input if info.name in needed]
         added = [
-            helper.make_tensor_value_info(STARTS, TensorProto.INT64, ["rows"]),
-            helper.make_tensor_value_info(BIAS, TensorProto.FLOAT, ["rows", 1, "seen", "columns"]),
+            helper.make_tensor_value_info(ENDS, TensorProto.INT32, ["rows"]),
+            helper.make_tensor_value_info(TOTAL, TensorProto.INT32, []),
             helper.make_tensor_value_info(LOGITS_FROM, TensorProto.INT64, [1]),
         ]
         outputs = [described(info) for info in self._graph.output]
         _set(self._graph.input, [*kept, *added])
         _set(self._graph.output, outputs)
 
-    def _constants(self, every: Sequence[_Heads]) -> None:
+    def _constants(self) -> None:
         from onnx import numpy_helper
 
-        arrays: dict[str, Any] = {
+        arrays = {
             "gpunode.one": np.array([1], dtype=np.int64),
             "gpunode.end": np.array([np.iinfo(np.int64).max], dtype=np.int64),
         }
-        for at, heads in enumerate(every):
-            wide, values = heads.width * (heads.queries // heads.keys), heads.value_width
-            group_out = values * (heads.queries // heads.keys)
-            shapes = {
-                "by_group": (0, 0, heads.keys, wide),
-                "queries": (0, heads.keys, -1, heads.width),
-                "keys": (0, 0, heads.keys, heads.width),
-                "values": (0, 0, heads.keys, values),
-                "out_by_group": (0, heads.keys, -1, group_out),
-                "out": (0, 0, heads.queries * values),
-            }
-            for name, shape in shapes.items():
-                arrays[f"gpunode.{at}.shape.{name}"] = np.array(shape, dtype=np.int64)
-            arrays[f"gpunode.{at}.scale"] = np.array(heads.scale, dtype=np.float32)
         made = [numpy_helper.from_array(array, name) for name, array in arrays.items()]
         self._graph.initializer.extend(made)
 
@@ -259,48 +287,20 @@ def _heads(node: Any, layout: Layout) -> _Heads:
     queries, heads = given.get("q_num_heads", 0), given.get("kv_num_heads", 0)
     if heads != keys.heads or heads != values.heads or not queries or queries % heads:
         raise _Unknown("heads that don't match the cache")
+    if keys.width != values.width or keys.width % WIDTHS:
+        raise _Unknown("heads of a width that GroupQueryAttention does not take")
     return _Heads(
         node=node,
         queries=queries,
         keys=heads,
-        width=keys.width,
-        value_width=values.width,
         scale=float(given.get("scale", keys.width**-0.5)),
     )
 
 
-def _in_place(heads: _Heads, at: str) -> list[Any]:
-    """What does the same as one `Attention`, with the cache written in place."""
-    query, key, value, _, past_key, past_value = heads.node.input
-    out, present_key, present_value = heads.node.output
-    shape = f"{at}shape."
-    return [
-        # Heads that share keys become rows of one product: position after position, in each of
-        # them head after head.
-        _node("Reshape", [query, shape + "by_group"], at + "q1"),
-        _node("Transpose", [at + "q1"], at + "q2", perm=[0, 2, 1, 3]),
-        _node("Reshape", [at + "q2", shape + "queries"], at + "q3"),
-        _node("Reshape", [key, shape + "keys"], at + "k1"),
-        _node("Transpose", [at + "k1"], at + "k2", perm=[0, 2, 3, 1]),
-        _node("TensorScatter", [past_key, at + "k2", STARTS], present_key, axis=3),
-        _node("Reshape", [value, shape + "values"], at + "v1"),
-        _node("Transpose", [at + "v1"], at + "v2", perm=[0, 2, 1, 3]),
-        _node("TensorScatter", [past_value, at + "v2", STARTS], present_value, axis=2),
-        _node("MatMul", [at + "q3", present_key], at + "products"),
-        _node("Mul", [at + "products", at + "scale"], at + "scaled"),
-        _node("Add", [at + "scaled", BIAS], at + "scores"),
-        _node("Softmax", [at + "scores"], at + "weights", axis=-1),
-        _node("MatMul", [at + "weights", present_value], at + "mixed"),
-        _node("Reshape", [at + "mixed", shape + "out_by_group"], at + "o1"),
-        _node("Transpose", [at + "o1"], at + "o2", perm=[0, 2, 1, 3]),
-        _node("Reshape", [at + "o2", shape + "out"], out),
-    ]
-
-
-def _node(kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> Any:
+def _node(kind: str, inputs: Sequence[str], *outputs: str, **attributes: Any) -> Any:
     from onnx import helper
 
-    return helper.make_node(kind, inputs, [output], **attributes)
+    return helper.make_node(kind, inputs, outputs, **attributes)
 
 
 def _copy(message: Any) -> Any:
