@@ -4,16 +4,22 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
+import structlog
+
 from node.adapters import model_folder
+from node.adapters.grammar import Grammars
 from node.adapters.model_folder import ModelFolder
-from node.adapters.onnx.engine import OnnxEngine, OnnxModel
+from node.adapters.onnx.engine import MakeGrammar, OnnxEngine, OnnxModel
 from node.adapters.openai.engine import OpenAIEngine
 from node.adapters.openai.http import Server
 from node.adapters.openai.served import Served
 from node.adapters.text.chat import ChatText
 from node.config import Config
-from node.errors import ConfigError, PeerError
+from node.errors import ConfigError, PeerError, Unavailable
+from node.protocol.manifest import FileRole, Manifest
 from node.roles.generation import Engine
+
+log = structlog.get_logger("engine")
 
 KEY_BYTES_MAX = 4096
 
@@ -42,10 +48,12 @@ def _onnx(config: Config) -> Equipment:
     settings = config.engine
     root = Path(settings.model_dir) if settings.model_dir else model_folder.shipped()
     folder = model_folder.load(root)
+    files = folder.client_files()
     model = OnnxModel(
         manifest=folder.manifest,
         graph=folder.graph,
-        decode=ChatText.of(folder.client_files()).decode,
+        decode=ChatText.of(files).decode,
+        grammar=_grammar(folder.manifest, files[FileRole.TOKENIZER]),
     )
     engine = OnnxEngine(
         [model],
@@ -55,6 +63,14 @@ def _onnx(config: Config) -> Equipment:
         queue_max=config.worker.queue_max,
     )
     return Equipment(engine=engine, files=_files(folder))
+
+
+def _grammar(manifest: Manifest, tokenizer: bytes) -> MakeGrammar | None:
+    try:
+        return Grammars(tokenizer, vocab=manifest.vocab, eos_ids=manifest.eos_ids).start
+    except Unavailable as error:
+        log.warning("no formats are sold", model=manifest.name, reason=str(error))
+        return None
 
 
 def _openai(config: Config) -> Equipment:

@@ -137,7 +137,7 @@ def _questions(ask: Ask) -> list[Question]:
             max_tokens=ask.max_tokens or 1,
             stops=ask.stops,
             ignore_eos=ask.ignore_eos,
-            json_object=ask.json_object,
+            format=ask.format,
         )
         for prompt in ask.prompts or ("",)
         for choice in range(ask.choices)

@@ -9,6 +9,7 @@ from typing import Any, Final
 import structlog
 import trio
 
+from node.adapters import grammar
 from node.adapters.http.errors import ApiError, bad_field, busy, failed, unpaid, unsupported
 from node.adapters.http.port import Customer, Ended, Sink, Started, TokenText
 from node.adapters.text.chat import ChatText
@@ -23,6 +24,7 @@ from node.app.ordering import Question, Reader, answer_of, order_of
 from node.config import Config
 from node.errors import ConfigError, NodeError, NoPeers, PeerError, UsageError, WalletError
 from node.protocol.auction_record import AuctionRecord
+from node.protocol.formats import FormatError, skill_of
 from node.protocol.logprobs import TokenLogprob
 from node.protocol.scoring import price_micro
 from node.protocol.signing import checksum
@@ -133,9 +135,11 @@ class MarketJob:
 
     async def _order(self, reader: Reader, step: Step) -> Order:
         question, limit = self._wanted.question, self._wanted.limit
-        self._check_tier(reader)
+        self._check_skills(reader)
         make = partial(order_of, replace(question, max_tokens=limit or 1), reader, step.preferences)
         chars = len(question.prompt) + sum(len(each["content"]) for each in question.messages)
+        if question.format:
+            await self._check_format(question.format)
         try:
             if chars > RENDER_INLINE_CHARS:
                 order = await trio.to_thread.run_sync(make)
@@ -147,18 +151,28 @@ class MarketJob:
             raise bad_field(self._prompt_field, str(error)) from error
         return order
 
-    def _check_tier(self, reader: Reader) -> None:
-        """What one of the tiers can't do.
+    def _check_skills(self, reader: Reader) -> None:
+        """What the model's workers can't do.
 
         Raises:
             ApiError: It was asked for.
         """
         question, in_text = self._wanted.question, reader.model.tier is Tier.TEXT
-        if question.json_object and not in_text:
-            why = "this model's workers can't force a format: they sell token ids"
-            raise unsupported("response_format", why)
+        offers = self._counter.buyer.market.live_offers(reader.model.id)
+        if offers and all(skill_of(question.format) & ~each.terms.skills for each in offers):
+            raise unsupported("response_format", "no worker of this model can force it")
         if question.sampling.logprobs is not None and in_text:
             raise unsupported("logprobs", "this model's workers tell none: they sell text")
+
+    async def _check_format(self, format: str) -> None:
+        """
+        Raises:
+            ApiError: No worker could keep an answer to it.
+        """
+        try:
+            await trio.to_thread.run_sync(grammar.check, format)
+        except FormatError as error:
+            raise unsupported("response_format", str(error)) from error
 
     @property
     def _prompt_field(self) -> str:

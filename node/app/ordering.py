@@ -33,8 +33,8 @@ class Question:
     ignore_eos: bool = False
     seed: int | None = None
     """None: the client draws one after the price is bound."""
-    json_object: bool = False
-    """The answer has to be a JSON object: in tier text alone."""
+    format: str = ""
+    """A JSON Schema that the answer has to fit; empty for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,6 +72,7 @@ def order_of(question: Question, reader: Reader, preferences: Preferences) -> Or
         output_max=question.max_tokens,
         stop=question.stops,
         ignore_eos=question.ignore_eos,
+        format=question.format,
         seed=question.seed,
         preferences=preferences,
     )
@@ -102,7 +103,6 @@ def chat_of(question: Question) -> Chat:
                 ChatMessage(role=each["role"], content=each["content"])
                 for each in question.messages
             ),
-            json_object=question.json_object,
         )
     except DecodeError as error:
         raise UsageError(f"this model's workers sell text: {error}") from error

@@ -17,7 +17,6 @@ MESSAGE_TOKENS: Final = 4
 """What a message counts besides its content: about what templates put around one."""
 START_TOKENS: Final = 3
 """What the start of the answer counts."""
-JSON_OBJECT: Final = {"type": "json_object"}
 _BATCH: Final = 1024
 
 
@@ -31,15 +30,13 @@ class ChatMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chat:
-    """A conversation, and what its answer has to be.
+    """A conversation.
 
     Raises:
         DecodeError: Not a conversation that a request may carry.
     """
 
     messages: tuple[ChatMessage, ...]
-    json_object: bool = False
-    """The answer has to be a JSON object."""
 
     def __post_init__(self) -> None:
         if not 1 <= len(self.messages) <= limits.CHAT_MESSAGES_MAX:
@@ -58,8 +55,6 @@ class Chat:
         document: dict[str, Any] = {
             "messages": [{"content": m.content, "role": m.role} for m in self.messages]
         }
-        if self.json_object:
-            document["response_format"] = JSON_OBJECT
         text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
         return text.encode()
 
@@ -100,14 +95,12 @@ def decode(data: bytes) -> Chat:
 
 
 def _chat(document: Any) -> Chat:
-    if not isinstance(document, dict) or not document.keys() <= {"messages", "response_format"}:
+    if not isinstance(document, dict) or document.keys() != {"messages"}:
         raise DecodeError("chat: unknown keys")
     messages = document.get("messages")
     if not isinstance(messages, list) or len(messages) > limits.CHAT_MESSAGES_MAX:
         raise DecodeError("chat: no messages, or too many")
-    if document.get("response_format", JSON_OBJECT) != JSON_OBJECT:
-        raise DecodeError("chat: a response format that is not json_object")
-    return Chat(messages=tuple(map(_message, messages)), json_object="response_format" in document)
+    return Chat(messages=tuple(map(_message, messages)))
 
 
 def _message(document: Any) -> ChatMessage:

@@ -130,7 +130,7 @@ def _text(opened: Disclosed) -> str:
 
 
 def _asked(request: Request) -> tuple[object, ...]:
-    return request.prompt, request.sampling, request.stop, request.ignore_eos
+    return request.prompt, request.sampling, request.stop, request.ignore_eos, request.format
 
 
 CHECKS: Final[tuple[tuple[str, DisclosureCheck], ...]] = (

@@ -80,7 +80,12 @@ def _finalise(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def choose(
-    logits: Logits, *, sampling: Sampling, position: int, history: History | None = None
+    logits: Logits,
+    *,
+    sampling: Sampling,
+    position: int,
+    history: History | None = None,
+    allowed: Ids | None = None,
 ) -> int:
     """The token at an output position.
 
@@ -89,18 +94,22 @@ def choose(
         sampling: What the client fixed.
         position: Output tokens of the whole job before this one.
         history: Prompt and output so far; needed only if `sampling.penalises`.
+        allowed: The ids that a format allows here, ascending, at least one; None for all.
     """
-    if sampling.temperature == 0.0 and not sampling.penalises:
+    if sampling.temperature == 0.0 and not sampling.penalises and allowed is None:
         token = int(logits.argmax())
         if math.isfinite(logits[token]):
             return token  # the same as below, in a fifth of the time
     scores = _penalised(logits, sampling, history)
+    ids = np.arange(len(scores)) if allowed is None else allowed
+    if allowed is not None:
+        scores = scores[allowed]
     if sampling.temperature == 0.0:
-        return int(scores.argmax())
+        return int(ids[scores.argmax()])
     scores /= sampling.temperature
     kept = _kept(scores, sampling)
-    noisy = scores[kept] + gumbel(kept, sampling=sampling, position=position)
-    return int(kept[noisy.argmax()])
+    noisy = scores[kept] + gumbel(ids[kept], sampling=sampling, position=position)
+    return int(ids[kept[noisy.argmax()]])
 
 
 def margin(
@@ -110,6 +119,7 @@ def margin(
     sampling: Sampling,
     position: int,
     history: History | None = None,
+    allowed: Ids | None = None,
     slack: float = 0.0,
 ) -> float:
     """How far the score of a chosen token is below the best: 0 if it is the one, else more.
@@ -120,26 +130,31 @@ def margin(
         sampling: What the client fixed.
         position: Output tokens of the whole job before this one.
         history: Prompt and output before the token; needed only if `sampling.penalises`.
+        allowed: The ids that a format allows here, ascending, at least one; None for all.
         slack: How far a scaled logit, and top-p's sum, may be off at the thresholds of the
             filters, since honest logits differ a little between machines.
 
     Returns:
         The margin in units of logit over temperature (of logit, where the temperature is 0);
-        infinite if the token was excluded by top-k or top-p, or is not in the vocabulary.
+        infinite if the token was excluded by the format, top-k or top-p, or is not in the
+        vocabulary.
     """
-    if not 0 <= chosen < len(logits):
+    ids = np.arange(len(logits)) if allowed is None else allowed
+    found = np.flatnonzero(ids == chosen)
+    if not len(found):
         return float("inf")
-    scores = _penalised(logits, sampling, history)
+    at = int(found[0])
+    scores = _penalised(logits, sampling, history)[ids]
     if sampling.temperature == 0.0:
-        return float(scores.max() - scores[chosen])
+        return float(scores.max() - scores[at])
     scores /= sampling.temperature
-    if chosen not in _possibly_kept(scores, sampling, slack):
+    if at not in _possibly_kept(scores, sampling, slack):
         return float("inf")
     sure = _surely_kept(scores, sampling, slack)
     if not len(sure):
         return 0.0
-    noisy = scores[sure] + gumbel(sure, sampling=sampling, position=position)
-    own = scores[chosen] + gumbel(np.array([chosen]), sampling=sampling, position=position)[0]
+    noisy = scores[sure] + gumbel(ids[sure], sampling=sampling, position=position)
+    own = scores[at] + gumbel(np.array([chosen]), sampling=sampling, position=position)[0]
     return max(0.0, float(noisy.max() - own))
 
 

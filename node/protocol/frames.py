@@ -346,6 +346,8 @@ class Request:
     sampling: SamplingFields
     stop: Annotated[tuple[Annotated[str, Text(limits.STOP_BYTES_MAX)], ...], Many(limits.STOPS_MAX)]
     ignore_eos: Bool
+    format: Annotated[str, Text(limits.FORMAT_BYTES_MAX)] = ""
+    """A JSON Schema that the output is made to fit (`protocol.formats`); empty for none."""
 
 
 Frame = (

@@ -17,7 +17,7 @@ from enum import IntEnum
 from typing import Literal
 
 from node.protocol.fields import ZERO_HASH, Address, Hash
-from node.protocol.statements import Terms
+from node.protocol.statements import Skill, Terms
 from node.units import MS_PER_S, cost_micro
 
 Sort = Literal["score", "price", "latency", "throughput"]
@@ -52,6 +52,8 @@ class Need:
     tier: int
     tokenizer: Hash = ZERO_HASH
     """What counts, in tier text."""
+    skills: int = 0
+    """What the worker must be able to do: bits of `Skill`."""
     tokens_in: int
     output_max: int
 
@@ -245,6 +247,8 @@ def objection(
         return "another tier"
     if terms.tokenizer != need.tokenizer:
         return "counts with another tokenizer"
+    if missing := need.skills & ~terms.skills:
+        return f"can't do what is asked: {_named(missing)}"
     if need.tokens_in + need.output_max > terms.context_max:
         return f"context of {terms.context_max} tokens is too short"
     if need.output_max > terms.output_max:
@@ -266,6 +270,10 @@ def objection(
         if figures.total_ms > left_ms:
             return f"would take {figures.total_ms} ms, {max(left_ms, 0)} ms are left"
     return None
+
+
+def _named(skills: int) -> str:
+    return ", ".join(skill.name.lower() for skill in Skill if skill & skills and skill.name)
 
 
 def _price_fault(prefs: Preferences, terms: Terms) -> str | None:

@@ -5,7 +5,7 @@ only the issuer judges an expiry by it.
 """
 
 from dataclasses import dataclass
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from typing import Annotated
 
 from node.protocol import limits
@@ -19,6 +19,15 @@ class Tier(IntEnum):
     """Token ids go in and come out; the client renders, tokenises and decodes."""
     TEXT = 2
     """Text only; both sides count with the tokenizer that the terms name."""
+
+
+class Skill(IntFlag):
+    """What a worker can do with a model besides going on with a text; bits of `Terms.skills`."""
+
+    JSON = 1
+    """It makes an output a JSON object."""
+    SCHEMA = 2
+    """It makes an output fit a JSON Schema."""
 
 
 class Finish(IntEnum):
@@ -67,6 +76,8 @@ class Terms:
     tier: U8
     tokenizer: Hash
     """sha256 of the counting tokenizer's file in tier text; zero in tier ids."""
+    skills: U8 = 0
+    """Bits of `Skill`; unknown ones say nothing."""
     price_in: Price
     price_cached: Price
     price_out: Price

@@ -41,6 +41,8 @@ class GenerationRequest:
     sampling: Sampling = field(default_factory=Sampling)
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    format: str = ""
+    """A JSON Schema that the output has to fit (`protocol.formats`); empty for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +98,8 @@ class EngineModel:
     """sha256 of the file that counts, in tier text: the manifest's tokenizer."""
     count: CountTokens | None = None
     """What counts, in tier text."""
+    skills: int = 0
+    """What it can do besides: bits of `Skill`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import structlog
 
 from node.errors import PeerError, SessionLost, UsageError
-from node.protocol import codec, limits
+from node.protocol import codec, formats, limits
 from node.protocol.chat import Chat
 from node.protocol.fields import ZERO_HASH, Hash
 from node.protocol.frames import AwardFrame, Request, RequestData, SamplingFields
@@ -35,6 +35,8 @@ class Order:
     output_max: int
     stop: tuple[str, ...] = ()
     ignore_eos: bool = False
+    format: str = ""
+    """A JSON Schema that the output has to fit (`protocol.formats`); empty for none."""
     seed: int | None = None
     """None: drawn by the client, after the price is bound."""
     preferences: Preferences
@@ -50,6 +52,7 @@ class Order:
             model=self.model,
             tier=self.tier,
             tokenizer=self.tokenizer,
+            skills=self.skills,
             tokens_in=self.tokens_in + reread,
             output_max=self.output_max - position,
         )
@@ -58,6 +61,11 @@ class Order:
     def tier(self) -> Tier:
         """What goes to the worker, and comes back."""
         return Tier.IDS if self.chat is None else Tier.TEXT
+
+    @property
+    def skills(self) -> int:
+        """What its worker must be able to do: bits of `Skill`."""
+        return formats.skill_of(self.format)
 
     @property
     def tokens_in(self) -> int:
@@ -73,6 +81,7 @@ class Order:
         if self.chat is not None and self.sampling.logprobs:
             raise UsageError("this model's workers tell no log probabilities: they sell text")
         try:
+            formats.check(self.format, ignore_eos=self.ignore_eos)
             request = codec.decode_request(self.request(bytes(32)))
             Sampling.of(request.sampling, seed=0)
         except PeerError as error:
@@ -105,6 +114,7 @@ class Order:
                 sampling=self.sampling,
                 stop=self.stop,
                 ignore_eos=self.ignore_eos,
+                format=self.format,
             )
         )
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from node.errors import PeerError
-from node.protocol import chain_hash, chat, codec, pieces
+from node.protocol import chain_hash, chat, codec, formats, pieces
 from node.protocol.chain_hash import TextChain
 from node.protocol.frames import Request
 from node.protocol.job_worker import WorkerJob
@@ -22,7 +22,7 @@ class Checked:
 
 
 def in_ids(job: WorkerJob, request: Request) -> Checked:
-    """A request of tier ids.
+    """A request of tier ids.  Reads its format: for a long one, call it in a thread.
 
     Raises:
         PeerError: It is not what was awarded.
@@ -31,6 +31,7 @@ def in_ids(job: WorkerJob, request: Request) -> Checked:
     prompt, prefix = codec.unpack_ids(request.prompt), codec.unpack_ids(request.prefix)
     if len(prompt) + len(prefix) != award.tokens_in or len(prefix) != award.position:
         raise PeerError("a request of another length than the award says")
+    _check_format(job, request)
     head = chain_hash.extend(chain_hash.start(award.client, award.job), prefix)
     if head != award.chain:
         raise PeerError("a prefix that does not lead to the award's chain hash")
@@ -42,6 +43,7 @@ def in_ids(job: WorkerJob, request: Request) -> Checked:
         sampling=Sampling.of(request.sampling, seed=award.seed),
         stop=request.stop,
         ignore_eos=request.ignore_eos,
+        format=request.format,
     )
     return Checked(generation=generation)
 
@@ -54,6 +56,7 @@ def in_text(job: WorkerJob, request: Request, count: CountTokens) -> Checked:
     """
     award = job.award
     asked, prefix = chat.decode(request.prompt), pieces.text_of(request.prefix)
+    _check_format(job, request)
     chain = TextChain(award.client, award.job, request.prefix)
     if chain.head != award.chain or bool(prefix) != bool(award.position):
         raise PeerError("a prefix that does not lead to the award's chain hash")
@@ -69,8 +72,15 @@ def in_text(job: WorkerJob, request: Request, count: CountTokens) -> Checked:
         sampling=Sampling.of(request.sampling, seed=award.seed),
         stop=request.stop,
         ignore_eos=request.ignore_eos,
+        format=request.format,
     )
     return Checked(generation=generation, text=chain)
+
+
+def _check_format(job: WorkerJob, request: Request) -> None:
+    formats.check(request.format, ignore_eos=request.ignore_eos)
+    if formats.skill_of(request.format) & ~job.terms.skills:
+        raise PeerError("a format that the terms do not offer")
 
 
 def prompt_tokens(

@@ -38,7 +38,7 @@ log = structlog.get_logger("worker")
 
 EVENTS_MAX = 64
 PAYER_CHECKED_EVERY_S = 5.0
-LONG_PROMPT_BYTES = 16 * 1024
+LONG_BYTES = 16 * 1024
 """Text above this is counted off the loop: some thousand tokens take 10 ms and more."""
 FINISH = {"stop": Finish.STOP, "length": Finish.LENGTH}
 
@@ -247,11 +247,12 @@ class Segment:
     async def _checked(self, body: bytes) -> requests.Checked:
         request, job = codec.decode_request(body), self.job
         if job.terms.tier != Tier.TEXT:
-            return requests.in_ids(job, request)
-        assert self._sold.count is not None, "an engine of tier text counts"
-        self._text = TextOutput(count=self._sold.count, stops=request.stop)
-        check = partial(requests.in_text, job, request, self._sold.count)
-        return await self._ports.aside(check) if len(body) > LONG_PROMPT_BYTES else check()
+            long, check = len(request.format), partial(requests.in_ids, job, request)
+        else:
+            assert self._sold.count is not None, "an engine of tier text counts"
+            self._text = TextOutput(count=self._sold.count, stops=request.stop)
+            long, check = len(body), partial(requests.in_text, job, request, self._sold.count)
+        return await self._ports.aside(check) if long > LONG_BYTES else check()
 
     async def _generate(self, request: GenerationRequest) -> None:
         finish = Finish.FAILED

@@ -39,4 +39,6 @@ class Stock:
         model = self.now().get(terms.model)
         if model is None or (terms.tier, terms.tokenizer) != (model.tier, model.tokenizer):
             return None
+        if terms.skills & ~model.skills:
+            return None
         return model

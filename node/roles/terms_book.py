@@ -110,6 +110,7 @@ class TermsBook:
             model=model,
             tier=sold.tier,
             tokenizer=sold.tokenizer,
+            skills=int(sold.skills),
             price_in=config.price_in,
             price_cached=config.price_cached,
             price_out=config.price_out,

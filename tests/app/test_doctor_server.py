@@ -23,7 +23,7 @@ MODEL = f"{NAME}={model_folder.shipped()}"
 OF_IDS = {
     "chat": True, "usage": True, "ids_in": True, "ids_out": True, "prompt_ids": True,
     "continues": True, "seed": True, "logprobs": False, "echo": False, "top_k": True,
-    "repetition": True, "ignore_eos": True, "json_object": False,
+    "repetition": True, "ignore_eos": True, "json_object": False, "json_schema": False,
 }  # fmt: skip
 OF_TEXT = OF_IDS | {"ids_in": False, "ids_out": False, "prompt_ids": False, "continues": False}
 

@@ -139,7 +139,7 @@ def test_a_stop_ends_the_answer_before_it(client: openai.OpenAI, model: str) -> 
     ("fields", "param"),
     [
         ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
-        ({"response_format": {"type": "json_object"}}, "response_format"),
+        ({"response_format": {"type": "grammar"}}, "response_format"),
         ({"temperature": 5}, "temperature"),
         ({"extra_body": {"surprise": 1}}, "surprise"),
         ({"max_tokens": 1_000_000}, "max_tokens"),

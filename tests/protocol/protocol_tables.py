@@ -8,7 +8,7 @@ import ast
 import inspect
 import re
 from collections.abc import Callable, Iterator
-from enum import IntEnum
+from enum import IntEnum, IntFlag
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -34,8 +34,9 @@ from tests.protocol.strategies import STATEMENTS
 
 PAGE = Path(__file__).parents[2] / "docs" / "protocol.md"
 MARK = re.compile(r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-ENUMS: tuple[type[IntEnum], ...] = (
+ENUMS: tuple[type[IntEnum | IntFlag], ...] = (
     statements.Tier,
+    statements.Skill,
     statements.Finish,
     statements.CutoffReason,
     frames.Refused,
@@ -101,14 +102,14 @@ def _struct(cls: type[Any]) -> Iterator[str]:
         yield f"| {at} | {field.name} | {type_name(field.kind)} | {meaning} |"
 
 
-def _enum(cls: type[IntEnum]) -> Iterator[str]:
+def _enum(cls: type[IntEnum | IntFlag]) -> Iterator[str]:
     notes = _docstrings(cls)
     yield "| code | name | meaning |"
     yield "|---|---|---|"
-    for code in cls:
-        meaning = MEANINGS.get((cls.__name__, code.name)) or notes.get(code.name)
-        assert meaning, f"protocol_meanings: {cls.__name__}.{code.name}"
-        yield f"| {int(code)} | {code.name} | {meaning} |"
+    for name, code in cls.__members__.items():
+        meaning = MEANINGS.get((cls.__name__, name)) or notes.get(name)
+        assert meaning, f"protocol_meanings: {cls.__name__}.{name}"
+        yield f"| {int(code)} | {name} | {meaning} |"
 
 
 def _frames() -> Iterator[str]:

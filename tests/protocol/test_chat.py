@@ -14,9 +14,7 @@ MESSAGES = st.builds(
     role=st.sampled_from(chat.ROLES),
     content=st.text(st.characters(codec="utf-8"), max_size=40),
 )
-CHATS = st.builds(
-    Chat, messages=st.lists(MESSAGES, min_size=1, max_size=5).map(tuple), json_object=st.booleans()
-)
+CHATS = st.builds(Chat, messages=st.lists(MESSAGES, min_size=1, max_size=5).map(tuple))
 
 
 def of(*contents: str) -> Chat:
@@ -33,13 +31,12 @@ def test_the_canonical_form_is_the_one_on_the_page() -> None:
             ChatMessage(role="system", content='Say "é"'),
             ChatMessage(role="user", content="a\n\x01/"),
         ),
-        json_object=True,
     )
     assert (
         asked.encode()
         == (
             '{"messages":[{"content":"Say \\"é\\"","role":"system"},'
-            '{"content":"a\\n\\u0001/","role":"user"}],"response_format":{"type":"json_object"}}'
+            '{"content":"a\\n\\u0001/","role":"user"}]}'
         ).encode()
     )
 
@@ -64,10 +61,6 @@ def test_what_is_encoded_is_read_back(asked: Chat) -> None:
         {"messages": [{"role": "user", "content": "x"}], "tools": []},
         {"messages": [{"role": "user", "content": "x"}], "temperature": 1},
         {"messages": [{"role": "user", "content": "x"}], "response_format": {"type": "text"}},
-        {
-            "messages": [{"role": "user", "content": "x"}],
-            "response_format": {"type": "json_schema", "json_schema": {}},
-        },
         {"messages": [{"role": "user", "content": "x"}] * (limits.CHAT_MESSAGES_MAX + 1)},
         [],
         "text",

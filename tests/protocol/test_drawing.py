@@ -52,10 +52,12 @@ def reference_gumbel(token: int, sampling: Sampling, position: int) -> float:
     return -math.log(-math.log(((x >> 12) + 0.5) * 2.0**-52))
 
 
-def reference_choose(row: list[float], case: Sampling, position: int, history: Any) -> int:
-    """The page's six steps, one id at a time."""
+def reference_choose(
+    row: list[float], case: Sampling, position: int, history: Any, allowed: Any = None
+) -> int:
+    """The page's steps, one id at a time."""
     prompt, output = history
-    z = dict(enumerate(row))
+    z = {token: value for token, value in enumerate(row) if allowed is None or token in allowed}
     for token in set(prompt) | set(output):
         if token in z and case.repetition != 1.0:
             z[token] = z[token] / case.repetition if z[token] > 0 else z[token] * case.repetition
@@ -82,13 +84,17 @@ def test_the_page_and_the_code_agree(
     row: Any, case: Sampling, position: int, output: list[int], data: Any
 ) -> None:
     prompt = data.draw(st.lists(st.integers(0, 70), max_size=5))
+    some = st.sets(st.integers(0, len(row) - 1), min_size=1)
+    allowed = data.draw(st.none() | some.map(lambda ids: np.array(sorted(ids))))
     history = History(prompt, output)
-    wanted = reference_choose([float(v) for v in row], case, position, (prompt, output))
-    got = choose(row, sampling=case, position=position, history=history)
+    wanted = reference_choose([float(v) for v in row], case, position, (prompt, output), allowed)
+    given_ = {"sampling": case, "position": position, "history": history, "allowed": allowed}
+    got = choose(row, **given_)
     if got != wanted:  # only where two scores differ in the last place
-        gap = margin(row, wanted, sampling=case, position=position, history=history, slack=1e-9)
-        assert gap < 1e-9
-    assert margin(row, got, sampling=case, position=position, history=history) == 0.0
+        assert margin(row, wanted, **given_, slack=1e-9) < 1e-9
+    assert margin(row, got, **given_) == 0.0
+    for token in set(range(len(row))) - set(range(len(row)) if allowed is None else allowed):
+        assert margin(row, token, **given_, slack=5.0) == math.inf
 
 
 @pytest.mark.parametrize("case", VECTORS["choose"], ids=lambda case: str(case["name"]))
@@ -97,7 +103,9 @@ def test_vectors(case: dict[str, Any]) -> None:
     row = np.array([float(text) for text in case["logits"]], dtype=np.float32)
     history = History(case["prompt"], case["output"])
     position = case["position"]
-    assert choose(row, sampling=sampling, position=position, history=history) == case["token"]
+    allowed = None if case["allowed"] is None else np.array(case["allowed"])
+    token = choose(row, sampling=sampling, position=position, history=history, allowed=allowed)
+    assert token == case["token"]
     noise = gumbel(np.arange(len(row)), sampling=sampling, position=position)
     np.testing.assert_allclose(noise, [float(text) for text in case["noise"]], rtol=1e-12)
 
@@ -116,6 +124,14 @@ def test_a_value_that_is_no_number_is_never_chosen() -> None:
     row = np.array([np.nan, 0.5, np.nan], dtype=np.float32)
     for temperature in (0.0, 1.0):
         assert choose(row, sampling=Sampling(temperature=temperature), position=3) == 1
+
+
+def test_what_a_format_forbids_is_never_chosen_even_where_nothing_else_is_a_number() -> None:
+    row = np.array([np.nan, 0.5, -np.inf], dtype=np.float32)
+    for temperature in (0.0, 1.0):
+        sampling = Sampling(temperature=temperature)
+        assert choose(row, sampling=sampling, position=3, allowed=np.array([2])) == 2
+        assert choose(row, sampling=sampling, position=3, allowed=np.array([0, 2])) in (0, 2)
 
 
 def test_half_precision_logits_are_taken_as_they_are() -> None:

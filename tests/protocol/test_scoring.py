@@ -79,6 +79,7 @@ def test_what_was_measured_is_scaled_to_the_prompt() -> None:
         ({}, {"worker": worker_of(2)}, {}, "wanted worker"),
         ({"model": b"x" * 32}, {}, {}, "model"),
         ({"tier": 2}, {}, {}, "tier"),
+        ({"skills": 3}, {}, {"skills": 5}, "can't do what is asked: schema"),
         ({"tokens_in": 4000}, {}, {"quantum": 10**6}, "too short"),
         ({}, {}, {"output_max": 99}, "at most 99"),
         ({}, {"region": "us"}, {}, "region"),
@@ -97,6 +98,11 @@ def test_objections(
     fault = objection(wanted, limits, offered, figures, elapsed_ms=0)
     assert fault is not None
     assert says in fault
+
+
+def test_skills_that_nobody_asked_for_are_no_objection() -> None:
+    figures = estimate(need(skills=1), prefs(), terms(1, skills=255), FRESH)
+    assert objection(need(skills=1), prefs(), terms(1, skills=255), figures, elapsed_ms=0) is None
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from node.errors import DecodeError, PeerError, SignatureError
-from node.protocol import chain_hash, codec, receipts_tree, signing, tabs, transcript
+from node.protocol import chain_hash, codec, formats, receipts_tree, signing, tabs, transcript
 from node.protocol.fields import Signed
+from node.protocol.formats import FormatError
 from node.protocol.frames import FRAMES, Request
 from node.protocol.receipts_tree import InclusionProof
 from node.protocol.signing import Domain
@@ -87,6 +88,18 @@ def test_invalid_requests() -> None:
     for case in load("requests.json")["invalid"]:
         with pytest.raises(DecodeError) as refused:
             codec.decode_request(payload_of(case))
+        assert str(refused.value).startswith(case["place"]), case["why"]
+
+
+def test_valid_formats() -> None:
+    for case in load("formats.json")["valid"]:
+        assert formats.written(formats.read(case["format"])) == case["format"]
+
+
+def test_invalid_formats() -> None:
+    for case in load("formats.json")["invalid"]:
+        with pytest.raises(FormatError) as refused:
+            formats.read(case["format"])
         assert str(refused.value).startswith(case["place"]), case["why"]
 
 

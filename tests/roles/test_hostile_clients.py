@@ -60,6 +60,29 @@ async def test_a_cutoff_for_another_award_costs_its_sender_the_session(
         await serves_others(w)
 
 
+@pytest.mark.parametrize(
+    ("format", "says"),
+    [
+        ('{"type":"object"}', "the terms do not offer"),
+        ('{"type":"string"}', "the terms do not offer"),
+        ('{"not":{}}', "not is not supported"),
+        ("[" * 30_000, "not JSON"),
+        ('{"multipleOf":99991}', "a whole number"),
+    ],
+)
+async def test_a_format_that_was_not_offered_costs_its_sender_the_session(
+    clock: MockClock, format: str, says: str
+) -> None:
+    async with world() as w:
+        await w.sell(1)
+        rogue = await RogueClient.join(w)
+        job = await rogue.open(request=request_body(format=format, ignore_eos=False))
+        await job.send_request()
+        with trio.fail_after(10):
+            assert says in await rogue.session.wait_lost()
+        await serves_others(w)
+
+
 async def test_a_second_cutoff_costs_its_sender_the_session(clock: MockClock) -> None:
     async with world() as w:
         await w.sell(1)

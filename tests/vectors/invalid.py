@@ -122,6 +122,8 @@ def requests() -> Iterator[Case]:
     yield "a salt of 31 bytes", "Request.salt", _with(Request, "salt", bytes(31))
     yield "17 stops", "Request.stop", _with(Request, "stop", ["x"] * 17)
     yield "a stop over its limit", "Request.stop", _with(Request, "stop", ["x" * 257])
+    over = "x" * (limits.FORMAT_BYTES_MAX + 1)
+    yield "a format over its limit", "Request.format", _with(Request, "format", over)
     sampling = items[4]
     for at, value in ((0, -1), (3, 2**31)):
         wrong = [*sampling[:at], value, *sampling[at + 1 :]]

@@ -27,7 +27,7 @@ from node.protocol.statements import (
 )
 from node.units import cost_micro
 from tests.protocol import sample_job as job
-from tests.vectors import invalid, jobs
+from tests.vectors import formats, invalid, jobs
 from tests.vectors.examples import empty, filled, full, pseudo, to_json
 
 FOLDER = Path(__file__).parent
@@ -108,6 +108,17 @@ def requests() -> Vectors:
             for name, request in bodies.items()
         ],
         "invalid": [_refused(*case) for case in invalid.requests()],
+    }
+
+
+def formats_of() -> Vectors:
+    """Formats that may be asked for, and what is none."""
+    return {
+        "valid": [{"name": name, "format": text} for name, text in formats.VALID.items()],
+        "invalid": [
+            {"why": why, "error": "FormatError", "place": place, "format": text}
+            for why, (place, text) in formats.INVALID.items()
+        ],
     }
 
 
@@ -337,6 +348,7 @@ def to_json_map(values: dict[str, int]) -> Vectors:
 FILES: dict[str, Callable[[], Vectors]] = {
     "frames.json": frames,
     "requests.json": requests,
+    "formats.json": formats_of,
     "statements.json": statements,
     "chain-hash.json": chain_hashes,
     "receipts-tree.json": receipts_trees,

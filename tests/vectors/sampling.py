@@ -28,7 +28,13 @@ CASES: tuple[tuple[str, Sampling], ...] = (
     ("all", Sampling(seed=7, temperature=0.7, top_k=9, top_p=0.9, presence=0.3, frequency=0.2,
                      repetition=1.1)),
     ("greedy-with-penalties", Sampling(temperature=0, presence=2.0, repetition=1.5)),
+    ("greedy-in-a-format", Sampling(temperature=0)),
+    ("plain-in-a-format", Sampling(seed=1)),
+    ("all-in-a-format", Sampling(seed=7, temperature=0.7, top_k=4, top_p=0.9, presence=0.3,
+                                 frequency=0.2, repetition=1.1)),
 )  # fmt: skip
+ALLOWED = [0, 2, 5, 7, 11]
+"""By the format, where a case has one."""
 
 
 def _case(name: str, sampling: Sampling, at: int) -> dict[str, Any]:
@@ -38,7 +44,14 @@ def _case(name: str, sampling: Sampling, at: int) -> dict[str, Any]:
     prompt = [draw.randrange(12) for _ in range(4)]
     output = [draw.randrange(12) for _ in range(at)]
     history = History(prompt, output)
-    token = choose(row, sampling=sampling, position=at, history=history)
+    allowed = ALLOWED if "format" in name else None
+    token = choose(
+        row,
+        sampling=sampling,
+        position=at,
+        history=history,
+        allowed=None if allowed is None else np.array(allowed),
+    )
     noise = gumbel(np.arange(len(row)), sampling=sampling, position=at)
     fields = sampling.fields()
     return {
@@ -48,6 +61,7 @@ def _case(name: str, sampling: Sampling, at: int) -> dict[str, Any]:
         "position": at,
         "prompt": prompt,
         "output": output,
+        "allowed": allowed,
         "logits": [repr(float(value)) for value in row],
         "noise": [repr(float(value)) for value in noise],
         "token": token,
@@ -58,6 +72,7 @@ def text() -> str:
     """The file: numbers as text where binary64 matters."""
     cases = [_case(name, sampling, 3 + at) for at, (name, sampling) in enumerate(CASES)]
     note = "docs/protocol-sampling.md; logits are binary32 values, noise is g(t) of every id"
+    note += "; allowed: ids that the format allows, null without one"
     return json.dumps({"note": note, "choose": cases}, indent=1) + "\n"
 
 

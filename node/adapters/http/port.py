@@ -48,8 +48,8 @@ class Ask:
     stops: tuple[str, ...] = ()
     ignore_eos: bool = False
     seed: int | None = None
-    json_object: bool = False
-    """The answer has to be a JSON object."""
+    format: str = ""
+    """A JSON Schema that the answer has to fit (`protocol.formats`); empty for none."""
     routing: Routing = field(default_factory=Routing)
 
     @property

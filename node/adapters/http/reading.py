@@ -13,6 +13,7 @@ from node.adapters.http.errors import ApiError, bad_field, unsupported
 from node.adapters.http.fields import Fields, name_of, text_of
 from node.adapters.http.port import Ask
 from node.adapters.http.routing import read_models, read_routing
+from node.adapters.http.schemas import read_format
 from node.protocol import limits
 from node.protocol.sampling import PENALTY_MAX, REPETITION_MAX, Sampling
 
@@ -73,11 +74,14 @@ def read_chat(body: bytes) -> tuple[Ask, Shape]:
     if top is not None and not told:
         raise bad_field("top_logprobs", "needs logprobs to be true")
     limit = _max_tokens(fields)
-    json_object = _json_object(fields)
+    format = read_format(fields)
     _refuse_chat_extras(fields)
     ask, shape = _common(fields, chat=True, limit=limit, logprobs=(top or 0) if told else None)
     fields.done()
-    return _checked(ask(messages=messages, json_object=json_object)), shape
+    made: Ask = ask(messages=messages, format=format)
+    if made.format and made.ignore_eos:
+        raise bad_field("ignore_eos", "an answer with a response_format ends with it")
+    return _checked(made), shape
 
 
 def read_completion(body: bytes) -> tuple[Ask, Shape]:
@@ -208,14 +212,6 @@ def _refuse_chat_extras(fields: Fields) -> None:
     fields.only("parallel_tool_calls", True, False, why=why)
     fields.only("modalities", ["text"], why="text is all that is sold")
     fields.only("reasoning_effort", "none", why="no worker can set how long a model thinks")
-
-
-def _json_object(fields: Fields) -> bool:
-    """Whether the answer has to be a JSON object; no worker can keep it to a schema."""
-    value = fields.take("response_format")
-    if value not in (None, {"type": "text"}, {"type": "json_object"}):
-        raise unsupported(fields.name("response_format"), "only text and json_object are known")
-    return bool(value == {"type": "json_object"})
 
 
 def _message(value: Any, path: str) -> Mapping[str, str]:

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,15 +11,24 @@ import trio
 
 from node.adapters.onnx import decoder as decoders
 from node.adapters.onnx.decoder import Decoder
-from node.adapters.onnx.job import Job, Made
+from node.adapters.onnx.job import Grammar, Job, Made
 from node.adapters.onnx.loop import Drop, Happened, Loop, Stop, Submit, Taken
 from node.adapters.onnx.rates import measure
 from node.errors import ConfigError, PeerError, Unavailable
 from node.protocol.manifest import Manifest
+from node.protocol.statements import Skill
 from node.protocol.stops import Decode
 from node.roles.generation import EngineLoad, EngineModel, GenerationRequest, TokenStep
 
 QUEUE_MAX: Final = 16
+GRAMMARS_AT_ONCE: Final = 2
+"""Formats that are made ready side by side, in threads of their own."""
+GRAMMAR_S: Final = 5.0
+"""For one, its wait for a thread included: usually some milliseconds."""
+
+MakeGrammar = Callable[[str, Sequence[int]], Grammar]
+"""The grammar of a format, after some output.  Computes.  Raises PeerError if that output does not
+fit, and Unavailable if there is no grammar to be made."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +40,8 @@ class OnnxModel:
     """The ONNX file, its external data beside it."""
     decode: Decode
     """Ids to text, for stop strings."""
+    grammar: MakeGrammar | None = None
+    """None: no format can be forced."""
 
 
 class _Reader:
@@ -114,6 +126,7 @@ class OnnxEngine:
         self._queue_max = queue_max
         self._loaded: dict[bytes, _Loaded] = {}
         self._readers: dict[int, _Reader] = {}
+        self._making = trio.CapacityLimiter(GRAMMARS_AT_ONCE)
         self._token: trio.lowlevel.TrioToken | None = None
 
     def models(self) -> tuple[EngineModel, ...]:
@@ -186,6 +199,7 @@ class OnnxEngine:
             slots=self._slots,
             rates=measure(decoder, manifest, slots=self._slots, limit_tps=self._tokens_per_s_max),
             exact=True,
+            skills=0 if model.grammar is None else Skill.JSON | Skill.SCHEMA,
         )
 
     def _deliver(self, happened: Sequence[Happened]) -> None:
@@ -218,7 +232,9 @@ class OnnxEngine:
         load = self.load()
         if load.queued >= load.queue_max and load.active >= load.slots:
             raise Unavailable("the engine's queue is full")
-        job = Job(request, loaded.model.manifest, loaded.model.decode)
+        model = loaded.model
+        grammar = await self._grammar(model, request) if request.format else None
+        job = Job(request, model.manifest, model.decode, grammar)
         reader = _Reader(job, loaded.loop.tell)
         self._readers[id(job)] = reader
         loaded.loop.tell(Submit(job=job))
@@ -227,6 +243,15 @@ class OnnxEngine:
         finally:
             del self._readers[id(job)]
             loaded.loop.tell(Drop(job=job))
+
+    async def _grammar(self, model: OnnxModel, request: GenerationRequest) -> Grammar:
+        """Made off the event loop, and off the loop that computes everybody's tokens."""
+        if model.grammar is None:
+            raise PeerError("a format that can't be forced here")
+        make = partial(model.grammar, request.format, request.prefix_ids)
+        with trio.move_on_after(GRAMMAR_S):
+            return await trio.to_thread.run_sync(make, limiter=self._making, abandon_on_cancel=True)
+        raise Unavailable("the format takes too long to be made ready")
 
 
 async def _stop_when_cancelled(loop: Loop) -> None:

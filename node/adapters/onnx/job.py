@@ -1,6 +1,6 @@
 """One job in the engine: what is left to read, what was written, and how the next id is drawn."""
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,43 @@ class Made(NamedTuple):
     stop: str | None
 
 
+class Grammar(Protocol):
+    """Which ids a format lets follow."""
+
+    def allowed(self) -> NDArray[np.int64]:
+        """Ids that may come next, ascending, at least one.
+
+        Raises:
+            Unavailable: Finding out would take too long, or there is none.
+        """
+        ...
+
+    def push(self, token: int) -> None:
+        """The next id: one of those allowed.
+
+        Raises:
+            Unavailable: Finding out would take too long.
+        """
+        ...
+
+
 class Job:
     """State of one job.  The loop's thread owns it, but for `taken`."""
 
-    def __init__(self, request: GenerationRequest, manifest: Manifest, decode: Decode) -> None:
+    def __init__(
+        self,
+        request: GenerationRequest,
+        manifest: Manifest,
+        decode: Decode,
+        grammar: Grammar | None = None,
+    ) -> None:
         """
+        Args:
+            request: What is asked.
+            manifest: Of the model.
+            decode: Ids to text, for stop strings.
+            grammar: Of the request's format, after its prefix.
+
         Raises:
             PeerError: Ids outside the vocabulary, a prompt that is empty or too long, or a prefix
                 that has ended already.
@@ -50,6 +82,7 @@ class Job:
         """Ids that the reader took: written by the reader's thread only."""
         self.paused = False
         """Waits for its reader: written by the loop's thread only."""
+        self._grammar = grammar
         self._output = Output(
             decode=decode if request.stop else None,
             eos_ids=manifest.eos_ids,
@@ -63,14 +96,25 @@ class Job:
         self._history = History(request.prompt_ids, request.prefix_ids) if wanted else None
 
     def draw(self, logits: NDArray[Any]) -> Made:
-        """The next id from a row of logits; it becomes what is to be read next."""
+        """The next id from a row of logits; it becomes what is to be read next.
+
+        Raises:
+            PeerError: The tokenizer fails on it.
+            Unavailable: The grammar fails.
+        """
         sampling = self.request.sampling
         token = choose(
-            logits, sampling=sampling, position=self._output.count, history=self._history
+            logits,
+            sampling=sampling,
+            position=self._output.count,
+            history=self._history,
+            allowed=None if self._grammar is None else self._grammar.allowed(),
         )
         if self._history is not None:
             self._history.push(token)
         piece = self._output.push(token)
+        if self._grammar is not None and piece.finish is None:
+            self._grammar.push(token)
         self.unread = [token]
         self.made += 1
         return Made(

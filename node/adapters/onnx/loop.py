@@ -258,10 +258,10 @@ class Loop:
 
 
 def _drawn(job: Job, logits: NDArray[Any]) -> Made | Unavailable:
-    """The job's next token; a tokenizer that fails on it ends this job, and no other."""
+    """The job's next token; a tokenizer or grammar that fails ends this job, and no other."""
     try:
         return job.draw(logits)
-    except PeerError as error:
+    except (PeerError, Unavailable) as error:
         return Unavailable(str(error))
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from node.protocol.chat import Chat
+from node.protocol.formats import ANY_OBJECT
 from node.protocol.sampling import Sampling
 
 CHAT: Final = "/v1/chat/completions"
@@ -26,6 +27,7 @@ def chat(
     max_tokens: int,
     sampling: Sampling,
     ignore_eos: bool = False,
+    format: str = "",
 ) -> bytes:
     """A conversation to be answered, or an answer to be gone on with.
 
@@ -36,15 +38,23 @@ def chat(
         max_tokens: Most tokens, as the server counts them.
         sampling: Only what is not neutral is passed.
         ignore_eos: For servers that know the word.
+        format: A JSON Schema that the answer has to fit; empty for none.
     """
     messages = [{"role": each.role, "content": each.content} for each in asked.messages]
     body: dict[str, Any] = {"model": name, "messages": messages}
     if prefix:
         messages.append({"role": "assistant", "content": prefix})
         body |= {"continue_final_message": True, "add_generation_prompt": False}
-    if asked.json_object:
-        body["response_format"] = {"type": "json_object"}
+    if format:
+        body["response_format"] = _format(format)
     return _encoded(body | _common(max_tokens, sampling, ignore_eos))
+
+
+def _format(format: str) -> dict[str, Any]:
+    if format == ANY_OBJECT:
+        return {"type": "json_object"}
+    named = {"name": "answer", "strict": True, "schema": json.loads(format)}
+    return {"type": "json_schema", "json_schema": named}
 
 
 def completion(

@@ -19,9 +19,10 @@ from node.adapters.openai.probe import probe
 from node.adapters.openai.replies import Delta, Surrogates
 from node.adapters.openai.served import Abilities, Ability, Served
 from node.errors import PeerError, Unavailable
+from node.protocol import formats
 from node.protocol.fields import ZERO_HASH
 from node.protocol.manifest import CONTEXT_MAX
-from node.protocol.statements import Tier
+from node.protocol.statements import Skill, Tier
 from node.protocol.stops import FinishReason, Output
 from node.roles.generation import EngineLoad, EngineModel, GenerationRequest, TokenStep
 
@@ -185,6 +186,7 @@ class OpenAIEngine:
             tier=found.tier,
             tokenizer=served.tokenizer if in_text else ZERO_HASH,
             count=served.count if in_text else None,
+            skills=_skills(found) if in_text else 0,
         )
 
     def _context_of(self, served: Served, told: int | None) -> int:
@@ -221,6 +223,11 @@ class OpenAIEngine:
             self._jobs -= 1
 
 
+def _skills(found: Abilities) -> int:
+    skills = {Ability.JSON_OBJECT: Skill.JSON, Ability.JSON_SCHEMA: Skill.SCHEMA}
+    return sum(skill for ability, skill in skills.items() if found.has(ability))
+
+
 def _check(live: _Live, request: GenerationRequest) -> None:
     """
     Raises:
@@ -230,6 +237,8 @@ def _check(live: _Live, request: GenerationRequest) -> None:
     for ability, wanted in _wanted(request).items():
         if wanted and not live.abilities.has(ability):
             raise Unavailable(f"no server that {ability.value}")
+    if formats.skill_of(request.format) & ~live.described.skills:
+        raise PeerError("a format that can't be forced here")
     manifest, before = live.served.manifest, request.prompt_ids + request.prefix_ids
     if (request.chat is None) != (live.described.tier is Tier.IDS):
         raise PeerError("a request of another tier")
@@ -247,7 +256,6 @@ def _wanted(request: GenerationRequest) -> dict[Ability, bool]:
         Ability.TOP_K: request.sampling.top_k != 0,
         Ability.REPETITION: request.sampling.repetition != 1.0,
         Ability.IGNORE_EOS: request.ignore_eos,
-        Ability.JSON_OBJECT: request.chat is not None and request.chat.json_object,
     }
 
 
@@ -309,6 +317,7 @@ class _Job:
                 max_tokens=request.max_tokens,
                 sampling=request.sampling,
                 ignore_eos=request.ignore_eos,
+                format=request.format,
             )
         return bodies.completion(
             name,

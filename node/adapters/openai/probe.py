@@ -14,6 +14,7 @@ from node.adapters.openai.http import Server
 from node.adapters.openai.replies import Delta, Surrogates, Usage
 from node.adapters.openai.served import Abilities, Ability, Served, Trial
 from node.errors import NodeError, Unavailable
+from node.protocol import formats
 from node.protocol.chat import Chat, ChatMessage
 from node.protocol.sampling import Sampling
 from node.protocol.statements import Tier
@@ -30,6 +31,12 @@ DRAWN: Final = Sampling(temperature=1.0, seed=7)
 QUESTION: Final = Chat(
     messages=(ChatMessage(role="user", content="Count from one to ten in words."),)
 )
+SCHEMA: Final = {
+    "type": "object",
+    "properties": {"fits": {"type": "string", "enum": ["amethyst"]}},
+    "required": ["fits"],
+    "additionalProperties": False,
+}
 TEXT: Final = "One, two, three, four, five"
 
 
@@ -144,6 +151,7 @@ class _Prober:
             (Ability.REPETITION, lambda: self._takes(replace(BEST, repetition=1.1))),
             (Ability.IGNORE_EOS, lambda: self._takes(BEST, ignore_eos=True)),
             (Ability.JSON_OBJECT, self._json_object),
+            (Ability.JSON_SCHEMA, self._json_schema),
         )
         unreachable: Unavailable | None = None
         for ability, trial in trials:
@@ -253,14 +261,34 @@ class _Prober:
 
     async def _json_object(self) -> str | None:
         """An answer to a question that asks for no JSON begins with a bracket only if it must."""
-        asked = Chat(messages=QUESTION.messages, json_object=True)
-        body = bodies.chat(self._served.name, asked, max_tokens=JSON_TOKENS, sampling=BEST)
+        body = bodies.chat(
+            self._served.name,
+            QUESTION,
+            max_tokens=JSON_TOKENS,
+            sampling=BEST,
+            format=formats.ANY_OBJECT,
+        )
         with trio.move_on_after(TRIAL_S):
             async with streamed(self._server, bodies.CHAT, body) as deltas:
                 async for delta in deltas:
                     if start := delta.text.lstrip():
                         return None if start[0] == "{" else "its answer is no JSON"
         return "no text"
+
+    async def _json_schema(self) -> str | None:
+        """An answer that fits a schema by chance would have to be this one word."""
+        body = bodies.chat(
+            self._served.name,
+            QUESTION,
+            max_tokens=JSON_TOKENS,
+            sampling=BEST,
+            format=formats.written(SCHEMA),
+        )
+        answer = (await completed(self._server, bodies.CHAT, body)).text
+        try:
+            return None if json.loads(answer) == {"fits": "amethyst"} else "its answer does not fit"
+        except (ValueError, RecursionError):
+            return "its answer is no JSON"
 
     async def _plain(self, path: str, fields: dict[str, object]) -> dict[str, object]:
         """A completion in one piece, of two tokens."""

@@ -49,6 +49,7 @@ class Ability(Enum):
     REPETITION = "takes repetition_penalty"
     IGNORE_EOS = "takes ignore_eos"
     JSON_OBJECT = "keeps an answer to a JSON object"
+    JSON_SCHEMA = "keeps an answer to a JSON schema"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,11 @@ def message(**fields: Any) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": "x"} | fields]}
 
 
+def schema_wanted(schema: Any, **fields: Any) -> dict[str, Any]:
+    named = {"name": "x", "schema": schema} | fields
+    return {"response_format": {"type": "json_schema", "json_schema": named}}
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -62,8 +67,17 @@ def message(**fields: Any) -> dict[str, Any]:
         ({"tools": [{"type": "function"}]}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
         ({"functions": [{}]}, "functions"),
-        ({"response_format": {"type": "json_object", "x": 1}}, "response_format"),
-        ({"response_format": {"type": "json_schema", "json_schema": {}}}, "response_format"),
+        ({"response_format": "json_object"}, "response_format"),
+        ({"response_format": {"type": "xml"}}, "response_format"),
+        ({"response_format": {"type": "json_object", "x": 1}}, "response_format.x"),
+        ({"response_format": {"type": "json_schema"}}, "response_format.json_schema"),
+        (schema_wanted(None), "response_format"),
+        (schema_wanted({"type": "object", "not": {}}), "response_format"),
+        (schema_wanted({"$ref": "https://example.org/schema"}), "response_format"),
+        (schema_wanted({}, name=""), "response_format.json_schema.name"),
+        (schema_wanted({}, strict="yes"), "response_format.json_schema.strict"),
+        (schema_wanted({}, x=1), "response_format.json_schema.x"),
+        (schema_wanted({}) | {"ignore_eos": True}, "ignore_eos"),
         ({"logit_bias": {"5": 1}}, "logit_bias"),
         ({"modalities": ["text", "audio"]}, "modalities"),
         ({"store": True}, "store"),
@@ -120,7 +134,7 @@ def test_everything_that_a_client_may_set_is_in_the_ask() -> None:
     ask = chat(
         temperature=0.5, top_p=0.9, top_k=7, presence_penalty=1, frequency_penalty=-1,
         repetition_penalty=1.5, seed=-1, stop=["a", "b"], n=3, max_completion_tokens=9,
-        response_format={"type": "json_object"}, logprobs=True, top_logprobs=4, ignore_eos=True,
+        logprobs=True, top_logprobs=4, ignore_eos=True,
         models=["k", "m"], model="m:floor",
     )  # fmt: skip
     sampling = ask.sampling
@@ -128,7 +142,15 @@ def test_everything_that_a_client_may_set_is_in_the_ask() -> None:
     assert (sampling.presence, sampling.frequency, sampling.repetition) == (1, -1, 1.5)
     assert (sampling.logprobs, ask.seed, ask.stops, ask.choices) == (4, 2**64 - 1, ("a", "b"), 3)
     assert (ask.max_tokens, ask.ignore_eos, ask.models) == (9, True, ("m", "k"))
-    assert (ask.routing.sort, ask.json_object) == ("price", True)
+    assert ask.routing.sort == "price"
+
+
+def test_a_format_keeps_the_order_of_its_properties() -> None:
+    assert chat(response_format={"type": "json_object"}).format == '{"type":"object"}'
+    schema = {"type": "object", "properties": {"z": {"type": "null"}, "a": {"const": "é"}}}
+    assert chat(**schema_wanted(schema, strict=True)).format == (
+        '{"type":"object","properties":{"z":{"type":"null"},"a":{"const":"é"}}}'
+    )
 
 
 def test_a_conversation_in_parts_and_with_developers() -> None:

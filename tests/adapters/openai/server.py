@@ -21,8 +21,11 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from node.adapters import model_folder
+from node.adapters.grammar import Grammars
 from node.adapters.onnx import OnnxEngine, OnnxModel
 from node.adapters.text import ChatText
+from node.protocol import formats
+from node.protocol.manifest import FileRole
 from node.protocol.sampling import Sampling
 from node.protocol.stops import TextStream
 from node.roles.generation import GenerationRequest
@@ -46,7 +49,7 @@ class Habits:
     reasons: bool = False
     """Thinks before it answers."""
     json: bool = False
-    """Keeps an answer to a JSON object where it is asked to: always the same one."""
+    """Keeps an answer to a format where it is asked to."""
     refuses: frozenset[str] = frozenset()
     """Fields that it does not know, and answers with 422."""
     key: str = ""
@@ -63,7 +66,14 @@ class Server:
         self.habits = habits
         self.manifest = folder.manifest
         self.text = ChatText.of(folder.client_files())
-        model = OnnxModel(manifest=folder.manifest, graph=folder.graph, decode=self.text.decode)
+        tokenizer = folder.client_files()[FileRole.TOKENIZER]
+        grammars = Grammars(tokenizer, vocab=self.manifest.vocab, eos_ids=self.manifest.eos_ids)
+        model = OnnxModel(
+            manifest=folder.manifest,
+            graph=folder.graph,
+            decode=self.text.decode,
+            grammar=grammars.start,
+        )
         self.engine = OnnxEngine([model], slots=slots, threads=threads, queue_max=64)
         self.bodies: list[dict[str, Any]] = []
         """Requests for completions, as they came."""
@@ -90,8 +100,6 @@ class Server:
         body = await self._body(request)
         if (refused := self._unknown(body)) is not None:
             return refused
-        if body.get("response_format") and self.habits.json:
-            return StreamingResponse(_sse(_json_events()), media_type="text/event-stream")
         messages = body["messages"]
         continues = bool(body.get("continue_final_message")) and self.habits.continues
         if not continues and messages[-1]["role"] == "assistant":
@@ -140,6 +148,7 @@ class Server:
             max_tokens=min(body.get("max_tokens", 16), room),
             sampling=Sampling(temperature=body.get("temperature", 1.0), seed=body.get("seed", 0)),
             ignore_eos=bool(body.get("ignore_eos")),
+            format=_format(body) if self.habits.json and chat else "",
         )
         events = self._events(wanted, chat=chat, ids=bool(body.get("return_token_ids")))
         if body.get("stream"):
@@ -178,13 +187,17 @@ class Server:
             yield {"choices": [], "usage": usage}
 
 
+def _format(body: dict[str, Any]) -> str:
+    match body.get("response_format"):
+        case {"type": "json_object"}:
+            return formats.ANY_OBJECT
+        case {"type": "json_schema", "json_schema": {"schema": schema}}:
+            return formats.written(schema)
+    return ""
+
+
 def _event(choice: dict[str, Any]) -> dict[str, Any]:
     return {"object": "chunk", "choices": [{"index": 0, "finish_reason": None, **choice}]}
-
-
-async def _json_events() -> AsyncIterator[dict[str, Any]]:
-    yield _event({"delta": {"content": '{"one": 1}'}})
-    yield _event({"delta": {}, "finish_reason": "stop"})
 
 
 async def _sse(events: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:

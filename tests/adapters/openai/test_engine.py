@@ -10,10 +10,11 @@ import trio
 from node.adapters.openai.engine import OpenAIEngine
 from node.adapters.openai.http import Server as Address
 from node.adapters.openai.served import Ability
-from node.errors import Unavailable
+from node.errors import PeerError, Unavailable
 from node.protocol.chat import Chat, ChatMessage
+from node.protocol.formats import ANY_OBJECT
 from node.protocol.sampling import Sampling
-from node.protocol.statements import Tier
+from node.protocol.statements import Skill, Tier
 from node.roles.generation import GenerationRequest, TokenStep
 from tests.adapters.openai.served import tiny
 from tests.adapters.openai.server import Habits, Server, running
@@ -68,7 +69,12 @@ async def test_a_server_of_ids_is_sold_in_tier_ids() -> None:
         assert model.rates.prefill_tps > 1
         found = engine.abilities["tiny-served"]
         lacking = {trial.ability for trial in found.trials if not trial.has}
-        assert lacking == {Ability.LOGPROBS, Ability.ECHO, Ability.JSON_OBJECT}
+        assert lacking == {
+            Ability.LOGPROBS,
+            Ability.ECHO,
+            Ability.JSON_OBJECT,
+            Ability.JSON_SCHEMA,
+        }
         prompt = tiny().encode("A voucher is")
         steps = await read(engine, prompt_ids=tuple(prompt))
         ids = [token for step in steps for token in step.ids]
@@ -137,10 +143,10 @@ async def test_stop_strings_are_found_here_and_end_the_request() -> None:
 
 
 async def test_only_listed_parameters_are_passed_on() -> None:
-    async with selling(Habits(ids=False, json=True)) as (engine, server):
+    async with selling(Habits(ids=False)) as (engine, server):
         await read(
             engine,
-            chat=Chat(messages=CHAT.messages, json_object=True),
+            chat=CHAT,
             sampling=Sampling(temperature=0.5, top_k=3, presence=1, seed=2**63, choice=2),
             stop=("x",),
             ignore_eos=True,
@@ -148,7 +154,6 @@ async def test_only_listed_parameters_are_passed_on() -> None:
         assert server.bodies[-1] == {
             "model": "tiny-served",
             "messages": [{"role": "user", "content": "What is a voucher?"}],
-            "response_format": {"type": "json_object"},
             "max_tokens": 24,
             "temperature": 0.5,
             "top_p": 1.0,
@@ -159,6 +164,31 @@ async def test_only_listed_parameters_are_passed_on() -> None:
             "presence_penalty": 1,
             "ignore_eos": True,
         }
+
+
+async def test_a_format_is_passed_on_where_the_server_keeps_to_it() -> None:
+    async with selling(Habits(ids=False, json=True)) as (engine, server):
+        assert engine.models()[0].skills == Skill.JSON | Skill.SCHEMA
+        steps = await read(engine, chat=CHAT, format='{"enum":["yes","no"]}', max_tokens=64)
+        assert "".join(step.text for step in steps) in ('"yes"', '"no"')
+        assert server.bodies[-1]["response_format"] == {
+            "type": "json_schema",
+            "json_schema": {"name": "answer", "strict": True, "schema": {"enum": ["yes", "no"]}},
+        }
+        await read(engine, chat=CHAT, format=ANY_OBJECT)
+        assert server.bodies[-1]["response_format"] == {"type": "json_object"}
+
+
+@pytest.mark.parametrize("habits", [Habits(ids=False), Habits(json=True)])
+async def test_no_format_is_taken_where_none_is_kept(habits: Habits) -> None:
+    async with selling(habits) as (engine, server):
+        assert engine.models()[0].skills == 0
+        in_text = engine.models()[0].tier is Tier.TEXT
+        asked: dict[str, Any] = {"chat": CHAT} if in_text else {"prompt_ids": (5, 6)}
+        before = len(server.bodies)
+        with pytest.raises(PeerError, match="format"):
+            await read(engine, format=ANY_OBJECT, **asked)
+        assert len(server.bodies) == before
 
 
 NOT_OPENAI = frozenset({"top_k", "repetition_penalty", "ignore_eos", "return_token_ids"})
@@ -181,7 +211,6 @@ async def test_a_server_that_refuses_what_it_does_not_know_is_sold_without_it() 
         ({"sampling": Sampling(top_k=5)}, "top_k"),
         ({"sampling": Sampling(repetition=1.5)}, "repetition_penalty"),
         ({"ignore_eos": True}, "ignore_eos"),
-        ({"chat": Chat(messages=CHAT.messages, json_object=True)}, "JSON"),
     ],
 )
 async def test_what_the_server_can_not_do_is_no_request_to_it(
