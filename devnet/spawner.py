@@ -179,6 +179,7 @@ def _import_all() -> None:
     import node.app.redeem
     import node.app.serve
     import node.app.submit
+    import node.app.submit_handover
     import node.app.wallet
     import node.cli.init
     import node.cli.main

@@ -5,7 +5,7 @@ hexadecimal text with ``0x``, as in the file.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import Any, Final, get_args, get_origin, get_type_hints
@@ -241,6 +241,27 @@ def load(
     ):
         merged |= {name: (value, source) for name, value in settings.items()}
     return build(home, merged)
+
+
+def given(config: Config, sections: Collection[str]) -> dict[str, Any]:
+    """The settings of a config that its file does not have: of the command line, or environment.
+
+    Raises:
+        ConfigError: The file can't be used any more.
+    """
+    of_file = load(config.home)
+    return {
+        name: value
+        for name in setting_kinds()
+        if name.partition(".")[0] in sections
+        and (value := setting(config, name)) != setting(of_file, name)
+    }
+
+
+def setting(config: Config, name: str) -> Any:
+    """The value of a ``section.key``."""
+    section, _, key = name.partition(".")
+    return getattr(getattr(config, section), key)
 
 
 def build(home: Path, settings: Mapping[str, tuple[Any, str]]) -> Config:

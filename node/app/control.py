@@ -1,41 +1,42 @@
 """The control socket: other commands of a home ask its owner, one JSON line each way.
 
-Only the home's user gets to the socket, so its errors are our own bugs; the bounds are there all
-the same.
+For what takes long the owner tells events, a line each, before the line with the result
+(`control_stream`).  Only the home's user gets to the socket, so its errors are our own bugs; the
+bounds are there all the same.
 """
 
-import errno
 import json
-import os
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import trio
 
+from node.app.control_call import NotRunning, call, error_to_json, reachable
+from node.app.control_stream import Follower, StreamHandler, read_body
 from node.app.home import Home
-from node.errors import ConfigError, ExitCode, NodeError, NoPeers, Unavailable, WalletError
+from node.errors import ConfigError, NodeError
+
+__all__ = ["Follower", "Handler", "NotRunning", "StreamHandler", "call", "serve_control"]
 
 Handler = Callable[[Mapping[str, Any]], Awaitable[Any]]
 """Takes a request's parameters, returns what JSON can hold, raises NodeError."""
 
-_LINE_BYTES_MAX: Final = 4 * 1024 * 1024
 _REQUEST_BYTES_MAX: Final = 64 * 1024
-_CONNECTIONS_MAX: Final = 16
+_CONNECTIONS_MAX: Final = 512
+"""More are hung up on: each is a descriptor."""
+_ANSWERS_MAX: Final = 16
+"""Being answered at once; the others wait."""
+_STREAMS_MAX: Final = 64
+"""The same of what takes long; its connections are not counted among those."""
 _REQUEST_S: Final = 5.0
-_SUN_PATH_MAX: Final = 107
-"""Bytes of a Unix socket's path on Linux."""
-
-
-class NotRunning(Unavailable):
-    """No process of this home listens."""
 
 
 async def serve_control(
     home: Home,
     handlers: Mapping[str, Handler],
+    streams: Mapping[str, StreamHandler] | None = None,
     *,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
@@ -44,23 +45,28 @@ async def serve_control(
     Args:
         home: Its `socket` is made, mode 0600.
         handlers: By method name.
+        streams: The methods that take long, likewise.
         task_status: Started once it listens.
 
     Raises:
         ConfigError: The socket can't be made.
     """
-    limiter = trio.CapacityLimiter(_CONNECTIONS_MAX)
+    connections = trio.CapacityLimiter(_CONNECTIONS_MAX)
+    desk = _Desk(handlers, streams or {})
 
     async def answer(stream: trio.SocketStream) -> None:
         try:
-            limiter.acquire_nowait()
+            connections.acquire_nowait()
         except trio.WouldBlock:
             await stream.aclose()
             return
         try:
-            await _answer(stream, handlers)
+            # The other end is a command that may be interrupted at any time.
+            with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
+                async with stream:
+                    await desk.answer(stream)
         finally:
-            limiter.release()
+            connections.release()
 
     try:
         listening = await _listen(home)
@@ -78,82 +84,78 @@ async def _listen(home: Home) -> trio.socket.SocketType:
     with suppress(FileNotFoundError):
         home.socket.unlink()  # left behind by a kill; the lock is ours
     listening = trio.socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    with _reachable(home.socket) as address:
+    with reachable(home.socket) as address:
         await listening.bind(address)
     home.socket.chmod(0o600)
     listening.listen(_CONNECTIONS_MAX)
     return listening
 
 
-def call(home: Home, method: str, parameters: Mapping[str, Any], *, timeout_s: float) -> Any:
-    """Ask the process that owns a home.
+class _Desk:
+    """Answers one connection's request."""
 
-    Args:
-        home: Whose owner.
-        method: What to do.
-        parameters: JSON values.
-        timeout_s: How long to wait for the answer.
+    def __init__(
+        self, handlers: Mapping[str, Handler], streams: Mapping[str, StreamHandler]
+    ) -> None:
+        self._handlers = handlers
+        self._streams = streams
+        self._room = trio.CapacityLimiter(_ANSWERS_MAX)
+        self._stream_room = trio.CapacityLimiter(_STREAMS_MAX)
 
-    Raises:
-        NotRunning: Nobody listens.
-        Unavailable: It did not answer in time.
-        NodeError: What the owner says went wrong.
-    """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(timeout_s)
-        try:
-            with _reachable(home.socket) as address:
-                connection.connect(address)
-        except (FileNotFoundError, ConnectionRefusedError):
-            raise NotRunning(f"no node is running in {home.path}") from None
-        except BlockingIOError:
-            raise Unavailable(f"the node in {home.path} is busy with other commands") from None
-        try:
-            request = {"method": method, "parameters": dict(parameters)}
-            connection.sendall(json.dumps(request).encode() + b"\n")
-            with connection.makefile("rb") as answers:
-                line = answers.readline(_LINE_BYTES_MAX)
-        except TimeoutError:
-            raise Unavailable(f"the node in {home.path} did not answer in time") from None
-        except OSError as error:
-            raise Unavailable(f"the node in {home.path} hung up: {error.strerror}") from error
-    if not line.endswith(b"\n"):
-        raise Unavailable(f"the node in {home.path} hung up")
-    answer = json.loads(line)
-    if "error" in answer:
-        raise _error(answer["error"])
-    return answer["result"]
-
-
-async def _answer(stream: trio.SocketStream, handlers: Mapping[str, Handler]) -> None:
-    # The other end is a command that may be interrupted at any time.
-    with suppress(trio.BrokenResourceError, trio.ClosedResourceError):
-        async with stream:
+    async def answer(self, stream: trio.SocketStream) -> None:
+        """From the request to the last line."""
+        async with self._room:
             line = None
             with trio.move_on_after(_REQUEST_S):
                 line = await _read_line(stream)
-            if line is not None:
-                reply = await _handle(line, handlers)
-                with trio.move_on_after(_REQUEST_S):
-                    await stream.send_all(json.dumps(reply).encode() + b"\n")
+            if line is None:
+                return
+            method, parameters = _request(line)
+            if method not in self._streams:
+                await _send(stream, await _handle(method, parameters, self._handlers))
+                return
+        async with self._stream_room:
+            await self._follow(stream, self._streams[method], parameters)
+
+    async def _follow(
+        self, stream: trio.SocketStream, handler: StreamHandler, parameters: Mapping[str, Any]
+    ) -> None:
+        await _send(stream, {"event": "go"})
+        body = None
+        with trio.move_on_after(_REQUEST_S):
+            body = await read_body(stream, parameters.get("bytes"))
+        if body is None:
+            return
+        async with trio.open_nursery() as nursery:
+            follower = Follower(stream)
+            nursery.start_soon(follower.watch)
+            nursery.start_soon(follower.send)
+            follower.tell_last(await _outcome(handler(body, follower)))
+            await follower.told.wait()
+            nursery.cancel_scope.cancel()
 
 
-async def _handle(line: bytes, handlers: Mapping[str, Handler]) -> dict[str, Any]:
+async def _handle(
+    method: str, parameters: Mapping[str, Any], handlers: Mapping[str, Handler]
+) -> dict[str, Any]:
+    handler = handlers.get(method)
+    if handler is None:
+        unknown = NodeError("the running node does not know this request")
+        return {"unknown": method, "error": error_to_json(unknown)}
+    return await _outcome(handler(parameters))
+
+
+async def _outcome(work: Awaitable[Any]) -> dict[str, Any]:
+    """What a handler comes to, as the line that the command gets."""
     try:
-        request = json.loads(line)
-        method, parameters = request["method"], request["parameters"]
-        handler = handlers[method]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return _error_reply(NodeError("the running node does not know this request"))
-    try:
-        return {"result": await handler(parameters)}
+        return {"result": await work}
     except NodeError as error:
-        return _error_reply(error)
+        return {"error": error_to_json(error)}
     except BaseExceptionGroup as group:  # of a nursery in the handler
         expected, rest = group.split(NodeError)
         if rest is not None or expected is None:
             raise
-        return _error_reply(_first(expected))
+        return {"error": error_to_json(_first(expected))}
 
 
 def _first(group: BaseExceptionGroup[NodeError]) -> NodeError:
@@ -161,22 +163,19 @@ def _first(group: BaseExceptionGroup[NodeError]) -> NodeError:
     return _first(error) if isinstance(error, BaseExceptionGroup) else error
 
 
-def _error_reply(error: NodeError) -> dict[str, Any]:
-    code = int(error.exit_code)
-    return {"error": {"message": str(error), "hint": error.hint, "exit_code": code}}
+def _request(line: bytes) -> tuple[str, Mapping[str, Any]]:
+    """Method and parameters; a method that nobody has, if it is no request."""
+    try:
+        request = json.loads(line)
+        method, parameters = request["method"], request["parameters"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return "", {}
+    return (method, parameters) if type(method) is str and type(parameters) is dict else ("", {})
 
 
-_CLASSES: Final[dict[int, type[NodeError]]] = {
-    ExitCode.NO_PEERS: NoPeers,
-    ExitCode.TRY_AGAIN: Unavailable,
-    ExitCode.WALLET: WalletError,
-    ExitCode.CONFIG: ConfigError,
-}
-
-
-def _error(reply: Mapping[str, Any]) -> NodeError:
-    cls = _CLASSES.get(reply["exit_code"], NodeError)
-    return cls(reply["message"], hint=reply["hint"])
+async def _send(stream: trio.SocketStream, reply: Mapping[str, Any]) -> None:
+    with trio.move_on_after(_REQUEST_S):
+        await stream.send_all(json.dumps(reply).encode() + b"\n")
 
 
 async def _read_line(stream: trio.SocketStream) -> bytes | None:
@@ -188,19 +187,3 @@ async def _read_line(stream: trio.SocketStream) -> bytes | None:
         if not chunk or len(buffer) > _REQUEST_BYTES_MAX:
             return None
     return bytes(buffer)
-
-
-@contextmanager
-def _reachable(path: Path) -> Iterator[str]:
-    """The socket's path if it fits the system's limit, else one through its folder's descriptor."""
-    if len(os.fsencode(path)) <= _SUN_PATH_MAX:
-        yield str(path)
-        return
-    try:
-        folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY)
-    except OSError as error:
-        raise FileNotFoundError(errno.ENOENT, "no such folder", str(path.parent)) from error
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)

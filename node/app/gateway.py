@@ -26,8 +26,10 @@ from node.app.domain import domain_of
 from node.app.gateway_desk import MarketDesk
 from node.app.gateway_job import Counter
 from node.app.gateway_models import Shelf
+from node.app.gateway_submit import Submits
 from node.app.home import Home
 from node.app.key_book import KeyBook
+from node.app.submit_handover import METHOD
 from node.app.unlock import session_key
 from node.app.wallet import Wallet, open_wallet
 from node.config import Config
@@ -51,6 +53,7 @@ class Shop:
     keys: KeyBook
     runs: Runs
     counter: Counter
+    submits: Submits
     port: int
 
 
@@ -74,11 +77,14 @@ async def _gateway(config: Config) -> int:
                 open_shop(config, key, stores) as shop,
                 trio.open_nursery() as nursery,
             ):
-                await nursery.start(serve_control, home, _methods(shop))
+                streams = {METHOD: shop.submits.handle}
+                await nursery.start(serve_control, home, _methods(shop), streams)
                 _say_ready(config, shop)
                 await anext(signals)
                 with trio.move_on_after(END_S):
-                    await shop.runs.end_all()
+                    async with trio.open_nursery() as ending:
+                        ending.start_soon(shop.runs.end_all)
+                        ending.start_soon(shop.submits.end_all)
                 nursery.cancel_scope.cancel()
     return ExitCode.OK
 
@@ -119,7 +125,15 @@ async def open_shop(config: Config, key: bytes, stores: Stores) -> AsyncIterator
         nursery.start_soon(_keep_following, buyer)
         await nursery.start(server.serve, app, listeners)
         port = listeners[0].socket.getsockname()[1]
-        yield Shop(buyer=buyer, wallet=wallet, keys=keys, runs=runs, counter=counter, port=port)
+        yield Shop(
+            buyer=buyer,
+            wallet=wallet,
+            keys=keys,
+            runs=runs,
+            counter=counter,
+            submits=Submits(config, buyer, counter.shelf),
+            port=port,
+        )
         nursery.cancel_scope.cancel()
 
 
@@ -192,6 +206,7 @@ def _status(shop: Shop, began_s: float) -> dict[str, Any]:
         "gateway": {
             "port": shop.port,
             "requests": shop.runs.active,
+            "submits": shop.submits.active,
             "keys": sum(not row.revoked_ms for row in shop.keys.rows),
         },
         "peers": len(shop.buyer.transport.sessions()),

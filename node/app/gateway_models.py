@@ -13,6 +13,7 @@ from node.errors import NoPeers, PeerError
 from node.protocol.announcements import ANY_MODEL
 from node.protocol.fields import Hash
 from node.protocol.offers import Standing
+from node.roles.catalog import ClientModel
 
 READERS_MAX: Final = 16
 """A tokenizer takes some 50 MB of memory for a large vocabulary."""
@@ -63,10 +64,7 @@ class Shelf:
         if name.startswith("0x") and self._unheard_of(name):
             raise model_not_found(f"nobody sells the model {name}")
         try:
-            model = await self._buyer.catalog.choose(name)
-            reader = self._readers.get(model.id)
-            if reader is None:
-                reader = await trio.to_thread.run_sync(Reader.of, model)
+            return await self.reader_of(await self._buyer.catalog.choose(name))
         except PeerError as error:
             raise model_not_found(str(error)) from error
         except NoPeers as error:
@@ -74,6 +72,16 @@ class Shelf:
             if titles and name.casefold() not in titles and not name.startswith("0x"):
                 raise model_not_found(str(error)) from error
             raise busy(str(error)) from error
+
+    async def reader_of(self, model: ClientModel) -> Reader:
+        """A model's reader, made once.
+
+        Raises:
+            PeerError: A file of the model can't be used.
+        """
+        reader = self._readers.get(model.id)
+        if reader is None or reader.model.tier is not model.tier:
+            reader = await trio.to_thread.run_sync(Reader.of, model)
         self._readers[model.id] = reader
         self._readers.move_to_end(model.id)
         if len(self._readers) > READERS_MAX:

@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import trio
-
 from node.errors import ConfigError, Unavailable
 
 
@@ -129,6 +127,8 @@ class Home:
             yield
 
     async def _wait_for_lock(self, descriptor: int, wait_s: float) -> None:
+        import trio  # here, since commands that hand their work over need none of it
+
         with trio.move_on_after(wait_s) as scope:
             await trio.to_thread.run_sync(
                 _lock_blocking, os.dup(descriptor), abandon_on_cancel=True

@@ -1,7 +1,10 @@
 """What `node submit` was asked for, checked as far as the command line can."""
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Final, Literal
+
+from node.errors import UsageError
 
 Sort = Literal["score", "price", "latency", "throughput"]
 
@@ -38,3 +41,40 @@ class SubmitRequest:
     """The job is cut off after this, and what arrived is kept."""
     started_s: float
     """Monotonic time at which the command line began: `timings` count from it."""
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` reads."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, told: object) -> "SubmitRequest":
+        """A request that another process made, of the same version.
+
+        Raises:
+            UsageError: It is none.
+        """
+        if not isinstance(told, Mapping) or told.keys() != {each.name for each in fields(cls)}:
+            raise UsageError("not a job's request")
+        stops = told["stops"]
+        values = {**told, "stops": tuple(stops) if isinstance(stops, list) else stops}
+        for each in fields(cls):
+            if not _is_a(each.type, values[each.name]):
+                raise UsageError(f"not a job's request: {each.name}")
+        return cls(**values)
+
+
+_KINDS: Final[Mapping[Any, tuple[type, ...]]] = {
+    str: (str,),
+    int: (int,),
+    bool: (bool,),
+    float: (float, int),
+    int | None: (int, type(None)),
+    float | None: (float, int, type(None)),
+    Sort: (str,),
+}
+
+
+def _is_a(kind: Any, value: object) -> bool:
+    if kind == tuple[str, ...]:
+        return isinstance(value, tuple) and all(type(each) is str for each in value)
+    return type(value) in _KINDS[kind]

@@ -66,11 +66,10 @@ def submit(
     Every user of the machine can read command lines: give what is private on stdin or in a file.
 
     Tokens go to stdout as they arrive, all else to stderr.  With --json, one object on stdout at
-    the end.
+    the end.  If a gateway of the same home is running, it does the job, and begins at once.
     """
-    with imports.quick():
-        from node.app import submit as app
-        from node.app.submit_request import SubmitRequest
+    from node.app import submit_handover
+    from node.app.submit_request import SubmitRequest
 
     request = SubmitRequest(
         prompt=_read(prompt),
@@ -79,6 +78,12 @@ def submit(
         started_s=_STARTED_S,
         **options,
     )
+    code = submit_handover.run(config, request, json=as_json)
+    if code is not None:
+        return code
+    with imports.quick():
+        from node.app import submit as app
+
     return app.run(config, request, json=as_json)
 
 

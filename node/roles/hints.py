@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import structlog
 import trio
 
-from node.errors import PeerError, SessionLost, Unavailable
+from node.errors import ConfigError, PeerError, SessionLost, Unavailable
 from node.protocol import limits, signing
 from node.protocol.announcements import ANY_MODEL, AnnouncementBook, Drop
 from node.protocol.fields import Address, Hash, Signed
@@ -42,6 +42,7 @@ FIND_EVERY_S = 60.0
 HEARD_WINDOW_S = 600.0
 HEARD_MAX = 1024
 NEWCOMERS_MAX = 64
+BOOTSTRAP_MAX = 64
 BOOTSTRAP_RETRY_S = (0.5, 60.0)
 CHECKS = Quota(burst=128, per_s=8, overrun_max=512)
 CHECKS_ALL = Quota(burst=512, per_s=128, overrun_max=0)
@@ -143,6 +144,21 @@ class Hints:
         except SessionLost:
             return
         self.changed.ring()
+
+    def stay_connected(self, addr: str) -> None:
+        """Connect to one more bootstrap address, from now on.
+
+        Raises:
+            ConfigError: There are too many.
+        """
+        if addr in self._bootstrap or addr in self._transport.addrs:
+            return
+        if len(self._bootstrap) >= BOOTSTRAP_MAX:
+            raise ConfigError(f"more than {BOOTSTRAP_MAX} bootstrap addresses")
+        self._bootstrap += (addr,)
+        self._untried += 1
+        if self._nursery is not None:
+            self._nursery.start_soon(self._stay_connected, addr)
 
     def follow(self, model: Hash) -> None:
         """Look for workers of a model from now on (`ANY_MODEL`: of whatever model)."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import trio
 
-from node.app import control
+from node.app import control, control_call
 from node.app.home import Home
 from node.errors import NodeError, Unavailable, WalletError
 
@@ -73,7 +73,7 @@ async def test_unknown_method(home: Home) -> None:
     ids=["nothing", "a list", "no method", "no name", "no text", "too deep"],
 )
 async def test_nonsense_is_answered(home: Home, line: bytes) -> None:
-    with control._reachable(home.socket) as address:
+    with control_call.reachable(home.socket) as address:
         stream = await trio.open_unix_socket(address)
     async with stream:
         await stream.send_all(line)
@@ -89,7 +89,7 @@ async def test_long_request_is_cut(home: Home) -> None:
 
 
 async def test_a_client_that_leaves_disturbs_nobody(home: Home) -> None:
-    with control._reachable(home.socket) as address, socket.socket(socket.AF_UNIX) as quick:
+    with control_call.reachable(home.socket) as address, socket.socket(socket.AF_UNIX) as quick:
         quick.connect(address)
         quick.sendall(b'{"method": "echo", "parameters": {}}\n')
     assert await call(home, "echo") == {}

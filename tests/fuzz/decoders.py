@@ -283,7 +283,7 @@ def _control(line: bytes) -> None:
     async def status(parameters: Any) -> Any:
         return {"parameters": len(parameters) if isinstance(parameters, dict) else 0}
 
-    reply = trio.run(control._handle, line, {"status": status})
+    reply = trio.run(control._handle, *control._request(line), {"status": status})
     json.dumps(reply)
 
 
