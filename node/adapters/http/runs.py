@@ -86,7 +86,8 @@ class Run:
     @property
     def useful(self) -> bool:
         """Whether a client that comes back is served by it: it is under way, or has answered."""
-        return not self.left and self.error is None
+        broken = any(each.ended is not None and each.ended.failure for each in self.choices)
+        return not (self.left or self.error or broken)
 
     @property
     def begun(self) -> bool:

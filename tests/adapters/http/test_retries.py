@@ -79,6 +79,17 @@ async def test_what_brought_no_answer_is_tried_again(
 
 
 @pytest.mark.parametrize("headers", [RETRY, KEYED])
+async def test_what_was_not_brought_to_its_end_is_tried_again(
+    clock: MockClock, w: World, headers: dict[str, str]
+) -> None:
+    w.desk.script.failure, w.desk.script.finish = "died; nobody went on", "error"
+    assert (await chat(w, KEYED if headers is KEYED else {})).status == 502
+    w.desk.script.failure, w.desk.script.finish = "", "stop"
+    assert (await chat(w, headers)).status == 200
+    assert len(w.desk.bought) == 2
+
+
+@pytest.mark.parametrize("headers", [RETRY, KEYED])
 async def test_answers_are_kept_for_a_minute(
     clock: MockClock, w: World, headers: dict[str, str]
 ) -> None:
