@@ -1,7 +1,7 @@
 """ASGI's types, and responses that are one piece."""
 
 from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
+from typing import Any, Final
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -9,6 +9,8 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+HEADER_BYTES_MAX: Final = 16 * 1024
+"""All headers of a request."""
 JSON = (b"content-type", b"application/json")
 
 

@@ -12,7 +12,17 @@ from typing import Final
 import structlog
 import trio
 
-from node.adapters.http.asgi import JSON, App, Message, Receive, Scope, Send, header, respond
+from node.adapters.http.asgi import (
+    HEADER_BYTES_MAX,
+    JSON,
+    App,
+    Message,
+    Receive,
+    Scope,
+    Send,
+    header,
+    respond,
+)
 from node.adapters.http.body import ClientGone
 from node.adapters.http.errors import ApiError, busy
 from node.adapters.http.port import Customer, Keys
@@ -91,6 +101,9 @@ class Guard:
         Raises:
             ApiError: It may not come in.
         """
+        # h11 looks at the size of headers only while they are incomplete.
+        if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADER_BYTES_MAX:
+            raise ApiError(431, "the headers are too long", code="headers_too_large")
         host = header(scope, b"host")
         if host is None or not self._is_ours(host):
             raise ApiError(

@@ -16,12 +16,12 @@ from hypercorn.events import Closed, Event, RawData, Updated
 from hypercorn.protocol.h11 import H11Protocol
 from hypercorn.trio.worker_context import WorkerContext
 
-from node.adapters.http.asgi import JSON, App, Message, Scope
+from node.adapters.http.asgi import HEADER_BYTES_MAX, JSON, App, Message, Scope
 from node.adapters.http.errors import ApiError
 from node.errors import ConfigError
 
 CONNECTIONS_MAX: Final = 1024
-HEADER_BYTES_MAX: Final = 16 * 1024
+"""If nobody says how many; more are hung up on."""
 IDLE_S: Final = 15.0
 """From the start of a connection, or the end of a request, to the next request's last header."""
 WRITE_S: Final = 30.0
@@ -46,6 +46,7 @@ async def serve(
     app: App,
     listeners: list[trio.SocketListener],
     *,
+    connections_max: int = CONNECTIONS_MAX,
     task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Answer until cancelled.
@@ -53,9 +54,10 @@ async def serve(
     Args:
         app: An ASGI app that raises nothing.
         listeners: From `listen`.
+        connections_max: Open at once, idle ones among them.
         task_status: Started once it answers.
     """
-    room = trio.CapacityLimiter(CONNECTIONS_MAX)
+    room = trio.CapacityLimiter(connections_max)
 
     async def handle(stream: trio.SocketStream) -> None:
         try:
@@ -87,10 +89,12 @@ class _Protocol(H11Protocol):
         """Offers of HTTP/2 are not taken up."""
 
     async def _send_error_response(self, status_code: int) -> None:
-        error = ApiError(status_code, "not a request that can be read", code="bad_request")
+        # 501 (an encoding that nobody knows) would be tried again by clients.
+        status = status_code if status_code < 500 else 400
+        error = ApiError(status, "not a request that can be read", code="bad_request")
         body = error.body()
         headers = [JSON, (b"content-length", b"%d" % len(body)), (b"connection", b"close")]
-        await self._send_h11_event(h11.Response(status_code=status_code, headers=headers))
+        await self._send_h11_event(h11.Response(status_code=status, headers=headers))
         await self._send_h11_event(h11.Data(data=body))
         await self._send_h11_event(h11.EndOfMessage())
 

@@ -99,6 +99,13 @@ async def test_a_body_that_is_too_long_is_not_kept(clock: MockClock, w: World) -
     assert not w.desk.asks
 
 
+async def test_long_headers_are_refused(w: World) -> None:
+    for headers in ({"x-long": "x" * 20_000}, {f"x-{n}": "y" * 100 for n in range(200)}):
+        reply = await w.ask("/v1/chat/completions", QUESTION, headers=headers)
+        assert (reply.status, reply.error["code"]) == (431, "headers_too_large")
+    assert not w.desk.asks
+
+
 async def test_a_slow_body_is_given_up(clock: MockClock, w: World) -> None:
     replies: list[Reply] = []
     receive_s = BODY_S + 5

@@ -4,6 +4,7 @@ import json
 import resource
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 
 import pytest
 import trio
@@ -196,11 +197,10 @@ async def test_a_client_that_reads_nothing_is_gone(
 
 
 async def test_no_more_connections_than_there_is_room_for(
-    gate: Open, monkeypatch: pytest.MonkeyPatch, nursery: trio.Nursery
+    gate: Open, nursery: trio.Nursery
 ) -> None:
-    monkeypatch.setattr(server, "CONNECTIONS_MAX", 2)
     listeners = await server.listen("127.0.0.1", 0)
-    await nursery.start(server.serve, gate.w.guard, listeners)
+    await nursery.start(partial(server.serve, gate.w.guard, listeners, connections_max=2))
     port = listeners[0].socket.getsockname()[1]
     streams = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(3)]
     with trio.fail_after(5):
