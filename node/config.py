@@ -162,6 +162,16 @@ class GatewayConfig:
     """Longest answer to a request that names no limit."""
     timeout_s: float = 600.0
     """An answer is cut off after this."""
+    upstream: str = ""
+    """Of a server of the owner's own that speaks OpenAI's protocol: it answers where no worker is
+    left.  Empty: nobody does."""
+    upstream_key_file: str = ""
+    """File with that server's API key, mode 0600; relative to the home; empty: it wants none."""
+    upstream_models: tuple[str, ...] = ()
+    """What it is asked for: MODEL=NAME for one model of the market, NAME for all others.  Empty:
+    the same name."""
+    upstream_continues: bool = False
+    """It goes on with an answer that has begun (`continue_final_message`), as vLLM does."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -374,10 +384,19 @@ def _check(name: str, value: Any) -> None:
         raise ValueError(f"must be one of {', '.join(_CHOICES[name])}, not {value!r}")
     if name == "gateway.port" and value > 65_535:
         raise ValueError(f"is out of range: {value}")
-    if name == "engine.url" and value and not value.startswith(("http://", "https://")):
+    if (
+        name in ("engine.url", "gateway.upstream")
+        and value
+        and not value.startswith(("http://", "https://"))
+    ):
         raise ValueError(f"must be an http or https address, not {value!r}")
     if name == "engine.models" and not all(all(each.partition("=")[::2]) for each in value):
         raise ValueError("must be a list of NAME=PATH")
+    if name == "gateway.upstream_models" and not all(
+        each.partition("=")[0].strip() and (each.partition("=")[2].strip() or "=" not in each)
+        for each in value
+    ):
+        raise ValueError("must be a list of MODEL=NAME, or NAME")
     if name == "chain.rpc_url" and not value.startswith(("http://", "https://")):
         raise ValueError(f"must be an http or https address, not {value!r}")
     for text in value if isinstance(value, tuple) else (value,):

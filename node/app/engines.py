@@ -108,7 +108,7 @@ def server_of(config: Config) -> Server:
     """
     if not config.engine.url:
         raise ConfigError("no server is named", hint="--url http://127.0.0.1:8000, or engine.url")
-    return Server.at(config.engine.url, key=_key(config))
+    return Server.at(config.engine.url, key=read_key(config.home, config.engine.key_file))
 
 
 def served_of(name: str, folder: ModelFolder) -> Served:
@@ -141,15 +141,24 @@ def _files(folder: ModelFolder) -> tuple[bytes, ...]:
     return (folder.manifest.encode(), *folder.client_files().values())
 
 
-def _key(config: Config) -> str:
-    if not config.engine.key_file:
+def read_key(home: Path, file: str) -> str:
+    """A server's API key.
+
+    Args:
+        home: What the file's name is relative to.
+        file: Its name; empty: the server wants none.
+
+    Raises:
+        ConfigError: It can't be used, or others may read it.
+    """
+    if not file:
         return ""
-    path = config.home / Path(config.engine.key_file).expanduser()
+    path = home / Path(file).expanduser()
     try:
-        with path.open("rb") as file:
+        with path.open("rb") as opened:
             if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
                 raise ConfigError(f"others may read {path}", hint=f"chmod 600 {path}")
-            key = file.read(KEY_BYTES_MAX).decode("ascii").strip()
+            key = opened.read(KEY_BYTES_MAX).decode("ascii").strip()
     except UnicodeDecodeError:
         raise ConfigError(f"{path} holds something that is no key") from None
     except OSError as error:

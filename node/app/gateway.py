@@ -2,12 +2,14 @@
 
 import ipaddress
 import os
+import resource
 import signal
 import sys
 import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -27,6 +29,7 @@ from node.app.gateway_desk import MarketDesk
 from node.app.gateway_job import Counter
 from node.app.gateway_models import Shelf
 from node.app.gateway_submit import Submits
+from node.app.gateway_upstream import Upstream
 from node.app.home import Home
 from node.app.key_book import KeyBook
 from node.app.submit_handover import METHOD
@@ -40,6 +43,8 @@ from node.roles.stores import Stores
 
 FOLLOW_EVERY_S: Final = 30.0
 """Offers are kept at hand, so that the first request after a pause is as quick as the others."""
+DESCRIPTORS_BESIDES: Final = 1024
+"""Besides those of HTTP: peers, the store, commands on the control socket."""
 END_S: Final = 8.0
 """How long answers under way may take to be cut off, paid and proven at the end."""
 
@@ -105,6 +110,7 @@ async def open_shop(config: Config, key: bytes, stores: Stores) -> AsyncIterator
             f"others can reach {settings.host}, and there is no API key",
             hint="node keys create, or --host 127.0.0.1",
         )
+    upstream = Upstream.of(config)
     listeners = await server.listen(settings.host, settings.port)
     async with (
         open_buyer(config, key, stores) as buyer,
@@ -112,7 +118,7 @@ async def open_shop(config: Config, key: bytes, stores: Stores) -> AsyncIterator
         trio.open_nursery() as nursery,
     ):
         counter = Counter(config=config, home=home, buyer=buyer, shelf=Shelf(buyer), keys=keys)
-        desk = MarketDesk(counter, stores.client, began_s=int(time.time()))
+        desk = MarketDesk(counter, stores.client, upstream, began_s=int(time.time()))
         runs = Runs(desk)
         app = Guard(
             routes(desk, runs, body_bytes_max=settings.body_bytes_max),
@@ -123,7 +129,10 @@ async def open_shop(config: Config, key: bytes, stores: Stores) -> AsyncIterator
         )
         await nursery.start(runs.run)
         nursery.start_soon(_keep_following, buyer)
-        await nursery.start(server.serve, app, listeners)
+        connections_max = max(server.CONNECTIONS_MAX, 2 * settings.requests_max)
+        allow_descriptors(connections_max + DESCRIPTORS_BESIDES)
+        serve = partial(server.serve, app, listeners, connections_max=connections_max)
+        await nursery.start(serve)
         port = listeners[0].socket.getsockname()[1]
         yield Shop(
             buyer=buyer,
@@ -162,6 +171,17 @@ async def _keep_following(buyer: Buyer) -> None:
         await trio.sleep(FOLLOW_EVERY_S)
 
 
+def allow_descriptors(count: int) -> None:
+    """Raise this process's limit of open descriptors as far as is needed and allowed.
+
+    Most systems begin with 1,024: a thousand streams are more.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count if hard == resource.RLIM_INFINITY else min(count, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
 def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
@@ -170,13 +190,15 @@ def _is_loopback(host: str) -> bool:
 
 
 def _say_ready(config: Config, shop: Shop) -> None:
-    host = config.gateway.host
+    settings, host = config.gateway, config.gateway.host
     shown = f"[{host}]" if ":" in host else host
     need = "an API key is needed (node keys)" if shop.keys.rows else "any API key will do"
     sys.stderr.write(
         f"client   {checksum(shop.buyer.address)}\n"
         f"base URL http://{shown}:{shop.port}/v1, {need}\n"
-        "privacy  the worker that wins a request sees its prompt\nready\n"
+        "privacy  the worker that wins a request sees its prompt\n"
+        + (f"upstream {settings.upstream}, where no worker is left\n" if settings.upstream else "")
+        + "ready\n"
     )
     sys.stderr.flush()
 

@@ -8,11 +8,13 @@ from typing import Any
 import trio
 
 from node.adapters.http.errors import ApiError, bad_field, not_found
-from node.adapters.http.port import Ask, Customer, Sink
+from node.adapters.http.port import Ask, Customer, Job, Sink
 from node.adapters.text.chat import Message
 from node.app import receipts
 from node.app.gateway_job import Counter, MarketJob, Wanted
 from node.app.gateway_plan import precise_enough, steps
+from node.app.gateway_resort import LastResortJob, Noted
+from node.app.gateway_upstream import Upstream
 from node.app.gateway_views import endpoint_view, generation_view, model_view
 from node.app.ordering import Question
 from node.errors import ConfigError, NodeError, UsageError
@@ -23,18 +25,22 @@ from node.roles.stores import ClientStore
 class MarketDesk:
     """Sells what `Counter` can buy."""
 
-    def __init__(self, counter: Counter, store: ClientStore, *, began_s: int) -> None:
+    def __init__(
+        self, counter: Counter, store: ClientStore, upstream: Upstream | None, *, began_s: int
+    ) -> None:
         """
         Args:
             counter: What jobs share.
             store: Of the jobs that were bought.
+            upstream: Answers where no worker is left.
             began_s: Unix time at which the gateway started.
         """
         self._counter = counter
         self._store = store
+        self._upstream = upstream
         self._began_s = began_s
 
-    def jobs(self, ask: Ask, sinks: tuple[Sink, ...], customer: Customer) -> tuple[MarketJob, ...]:
+    def jobs(self, ask: Ask, sinks: tuple[Sink, ...], customer: Customer) -> tuple[Job, ...]:
         """One job for each answer, in the order of the sinks; nothing is begun.
 
         Raises:
@@ -56,8 +62,24 @@ class MarketDesk:
             for question in _questions(ask)
         ]
         return tuple(
-            MarketJob(self._counter, each, sink, customer)
-            for each, sink in zip(wanted, sinks, strict=True)
+            self._job(ask, each, sink, customer) for each, sink in zip(wanted, sinks, strict=True)
+        )
+
+    def _job(self, ask: Ask, wanted: Wanted, sink: Sink, customer: Customer) -> Job:
+        upstream, routing = self._upstream, ask.routing
+        # A request that says which workers will do, or how exact they are, means nobody else.
+        strict = routing.only or routing.quantizations or not routing.allow_fallbacks
+        name = None if upstream is None or strict else upstream.name_of(ask.models)
+        if upstream is None or name is None:
+            return MarketJob(self._counter, wanted, sink, customer)
+        noted = Noted(sink)
+        return LastResortJob(
+            MarketJob(self._counter, wanted, noted, customer),
+            self._counter,
+            wanted,
+            noted,
+            upstream=upstream,
+            name=name,
         )
 
     async def models(self) -> list[dict[str, Any]]:

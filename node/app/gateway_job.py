@@ -212,7 +212,8 @@ class MarketJob:
         dearest = max((price_micro(order.need(), each.terms) for each in offers), default=wanted)
         held = min(left, wanted, dearest)
         await keys.hold(key_id, held)
-        return _Hold(micro=held, price_micro_max=held, last=held == left)
+        # Where nobody offers anything, it is not the limit that nobody meets.
+        return _Hold(micro=held, price_micro_max=held, last=bool(offers) and held == left)
 
     async def _buy(self, reader: Reader, order: Order) -> tuple[Outcome, Ended]:
         tap = _Tap(self._sink, reader.chat, order)

@@ -11,7 +11,7 @@ from node.app.buyer import Buyer
 from node.app.ordering import Reader
 from node.errors import NoPeers, PeerError
 from node.protocol.announcements import ANY_MODEL
-from node.protocol.fields import Hash
+from node.protocol.fields import Address, Hash
 from node.protocol.offers import Standing
 from node.roles.catalog import ClientModel
 
@@ -115,6 +115,16 @@ class Shelf:
             found[model] = title if title.casefold() not in taken else "0x" + model.hex()
             taken.add(title.casefold())
         return found
+
+    def sellers(self, name: str) -> frozenset[Address]:
+        """Workers with a live offer of a model by that name, as far as is known."""
+        market, models = self._buyer.market, self._buyer.hints.models()
+        wanted = {
+            model
+            for model, (title, _) in models.items()
+            if name.casefold() in (title.casefold(), "0x" + model.hex())
+        }
+        return frozenset(o.terms.worker for model in wanted for o in market.live_offers(model))
 
     async def offers(self, model: Hash) -> tuple[Standing, ...]:
         """Live offers of a model (`ANY_MODEL`: wait for those of all); waits a little for them."""

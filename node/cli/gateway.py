@@ -10,10 +10,30 @@ from node.units import format_micro
 
 
 @click.command()
-@with_config(host="gateway.host", port="gateway.port", bootstrap="network.bootstrap")
+@with_config(
+    host="gateway.host",
+    port="gateway.port",
+    bootstrap="network.bootstrap",
+    upstream="gateway.upstream",
+    upstream_key_file="gateway.upstream_key_file",
+    upstream_models="gateway.upstream_models",
+)
 @click.option("--host", help="Address to listen on; default: gateway.host (loopback).")
 @click.option("--port", type=click.IntRange(0, 65_535), help="0: any that is free.")
 @click.option("--bootstrap", multiple=True, help="Multiaddr of a peer to start from; repeatable.")
+@click.option(
+    "--upstream", metavar="URL",
+    help="A server of yours that speaks OpenAI's protocol: answers where no worker is left.",
+)  # fmt: skip
+@click.option(
+    "--upstream-key-file", type=click.Path(dir_okay=False), metavar="FILE",
+    help="Its API key, in a file of mode 0600.",
+)  # fmt: skip
+@click.option(
+    "--upstream-model", "upstream_models", multiple=True, metavar="[MODEL=]NAME",
+    help="What it is asked for, for one model of the market or for all; repeatable; default: the "
+    "same name.",
+)  # fmt: skip
 def gateway(config: Any) -> int:
     """Let OpenAI's clients buy on the market, on this home's account.
 

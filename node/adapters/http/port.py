@@ -68,14 +68,25 @@ class TokenText:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LastResort:
+    """No worker was left, and the owner's own server took over."""
+
+    after_tokens: int
+    """What workers had delivered; 0: all of the answer is that server's."""
+    reason: str
+    """Why nobody on the market goes on."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Started:
-    """A worker has an answer's job."""
+    """A worker has an answer's job, or the server that is the last resort."""
 
     job_id: str
     """32 hexadecimal digits."""
     model: str
     provider: str
     """The worker's address."""
+    last_resort: LastResort | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

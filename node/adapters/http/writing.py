@@ -13,7 +13,7 @@ import trio
 
 from node.adapters.http.asgi import JSON, Send, respond
 from node.adapters.http.errors import failed
-from node.adapters.http.port import Ended, TokenText
+from node.adapters.http.port import Ended, LastResort, TokenText
 from node.adapters.http.reading import Shape
 from node.adapters.http.runs import Choice, Run
 from node.units import MICRO_PER_UNIT
@@ -39,6 +39,8 @@ async def write_whole(run: Run, shape: Shape, send: Send, *, created_s: int) -> 
         await run.changed.wait()
     _check(run)
     body = _head(run, shape, created_s, "chat.completion" if shape.chat else "text_completion")
+    for choice in run.choices:
+        body |= _mark(choice)
     body["choices"] = [
         {
             "index": index,
@@ -125,6 +127,16 @@ def _head(run: Run, shape: Shape, created_s: int, kind: str) -> dict[str, Any]:
     }
 
 
+def _mark(choice: Choice) -> dict[str, Any]:
+    """What no worker of the market gave says so."""
+    started = choice.begun
+    if started is None or started.last_resort is None:
+        return {}
+    resort = started.last_resort
+    told = {"after_tokens": resort.after_tokens, "reason": resort.reason}
+    return {"model": started.model, "provider": started.provider, "x_upstream": told}
+
+
 def _content(choice: Choice, shape: Shape) -> dict[str, Any]:
     if not shape.chat:
         return {"text": choice.text}
@@ -149,6 +161,8 @@ class _Stream:
         self._created_s = created_s
         self._read = [_Reading() for _ in run.choices]
         self._opening = b""
+        self._mark: LastResort | None = None
+        """What that opening tells of."""
 
     def due(self) -> bytes:
         """Events of what was added since the last call."""
@@ -173,7 +187,7 @@ class _Stream:
             end = {"index": index, **empty, "logprobs": None}
             finish = [end | {"finish_reason": _ended(choice).finish}]
             proof = {"x_receipt": _ended(choice).receipt}
-            events.append(last | {"choices": finish} | proof)
+            events.append(self._head(choice) | {"choices": finish} | proof)
         if self._shape.usage:
             events.append(last | {"choices": []} | told)
         return b"".join(b"data: %b\n\n" % orjson.dumps(each) for each in events) + DONE
@@ -182,9 +196,14 @@ class _Stream:
     def _kind(self) -> str:
         return "chat.completion.chunk" if self._shape.chat else "text_completion"
 
+    def _head(self, choice: Choice) -> dict[str, Any]:
+        """What an event of this choice begins with."""
+        return _head(self._run, self._shape, self._created_s, self._kind) | _mark(choice)
+
     def _event(self, index: int, choice: Choice, read: _Reading) -> bytes:
-        if not self._opening:
-            head = _head(self._run, self._shape, self._created_s, self._kind)
+        mark = None if choice.begun is None else choice.begun.last_resort
+        if not self._opening or mark is not self._mark:
+            head, self._mark = self._head(choice), mark
             self._opening = b"data: " + orjson.dumps(head)[:-1] + b',"choices":[{"index":'
         first = read.pieces == read.tokens == 0
         text = "".join(choice.pieces[read.pieces :])

@@ -78,6 +78,22 @@ def completion(
     return _encoded(body | _common(max_tokens, sampling, ignore_eos))
 
 
+def text_completion(
+    name: str, prompt: str, *, max_tokens: int, sampling: Sampling, ignore_eos: bool = False
+) -> bytes:
+    """A text to be gone on with.
+
+    Args:
+        name: The server's name of the model.
+        prompt: It, and output so far.
+        max_tokens: Most tokens, as the server counts them.
+        sampling: Only what is not neutral is passed.
+        ignore_eos: For servers that know the word.
+    """
+    body: dict[str, Any] = {"model": name, "prompt": prompt}
+    return _encoded(body | _common(max_tokens, sampling, ignore_eos))
+
+
 def _common(max_tokens: int, sampling: Sampling, ignore_eos: bool) -> dict[str, Any]:
     body: dict[str, Any] = {
         "max_tokens": max_tokens,

@@ -49,8 +49,13 @@ class Server:
     """Bearer token; empty for none.  Never logged."""
 
     @classmethod
-    def at(cls, url: str, *, key: str = "") -> "Server":
+    def at(cls, url: str, *, key: str = "", setting: str = "engine.url") -> "Server":
         """The server of an address such as http://127.0.0.1:8000, with or without /v1.
+
+        Args:
+            url: The address.
+            key: Bearer token; empty for none.
+            setting: Where the address stands, for messages.
 
         Raises:
             ConfigError: Not such an address, or a key that no header can carry.
@@ -59,16 +64,16 @@ class Server:
             parts = urlsplit(url)
             port = parts.port
         except ValueError as error:
-            raise ConfigError(f"engine.url: {error}") from error
+            raise ConfigError(f"{setting}: {error}") from error
         plain = not (parts.username or parts.password or parts.query or parts.fragment)
         if parts.scheme not in ("http", "https") or not parts.hostname or not plain:
             raise ConfigError(
-                "engine.url must be http://HOST:PORT or https://HOST:PORT, without user or query"
+                f"{setting} must be http://HOST:PORT or https://HOST:PORT, without user or query"
             )
         if not url.isascii() or any(char.isspace() for char in url):
-            raise ConfigError("engine.url has characters that no address has")
+            raise ConfigError(f"{setting} has characters that no address has")
         if not key.isascii() or not key.isprintable() or " " in key:
-            raise ConfigError("engine.key_file holds something that is no key")
+            raise ConfigError(f"the key file of {setting} holds something that is no key")
         secure = parts.scheme == "https"
         return cls(
             secure=secure,

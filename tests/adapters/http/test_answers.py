@@ -5,7 +5,7 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from node.adapters.http.errors import ApiError, busy, unpaid
-from node.adapters.http.port import TokenText
+from node.adapters.http.port import LastResort, TokenText
 from node.adapters.http.writing import KEEP_ALIVE, KEEP_ALIVE_S
 from tests.adapters.http.world import WORKER, World
 
@@ -179,3 +179,21 @@ async def test_one_answer_that_fails_ends_the_others(clock: MockClock, w: World)
     reply = await w.chat(n=3)
     assert reply.status == 503
     assert w.desk.running == 0
+
+
+async def test_what_no_worker_gave_is_marked(clock: MockClock, w: World) -> None:
+    w.desk.script.taken_over = LastResort(after_tokens=1, reason="died")
+    told = {"after_tokens": 1, "reason": "died"}
+    reply = await w.chat(stream=True, stream_options={"include_usage": True})
+    first, second, last = reply.events[:3]
+    assert (first["provider"], "x_upstream" in first) == (WORKER, False)
+    for chunk in (second, last):
+        assert (chunk["model"], chunk["provider"], chunk["x_upstream"]) == (
+            "own",
+            "upstream",
+            told,
+        )
+    assert len({each["id"] for each in reply.events[:-1]}) == 1
+    whole = (await w.chat()).json
+    assert (whole["model"], whole["provider"], whole["x_upstream"]) == ("own", "upstream", told)
+    assert whole["choices"][0]["message"]["content"] == "Hello"

@@ -2,14 +2,14 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import trio
 
 from node.adapters.http.errors import ApiError
 from node.adapters.http.guard import Guard
-from node.adapters.http.port import Ask, Customer, Ended, Sink, Started, TokenText
+from node.adapters.http.port import Ask, Customer, Ended, LastResort, Sink, Started, TokenText
 from node.adapters.http.routes import routes
 from node.adapters.http.runs import Runs
 
@@ -28,6 +28,8 @@ class Script:
     error: ApiError | None = None
     failure: str = ""
     finish: Any = "stop"
+    taken_over: LastResort | None = None
+    """From the second piece on."""
 
 
 class FakeJob:
@@ -54,6 +56,12 @@ class FakeJob:
             for piece, told in zip(script.pieces, tokens, strict=True):
                 self.sink.write(piece, told)
                 shown += 1
+                if shown == 1 and script.taken_over:
+                    await trio.sleep(script.step_s)
+                    started = replace(
+                        started, model="own", provider="upstream", last_resort=script.taken_over
+                    )
+                    self.sink.started(started)
                 await trio.sleep(script.step_s)
         self.desk.running -= 1
         self.over.set()
