@@ -135,7 +135,12 @@ def _status(vendor: Vendor, began_s: float) -> dict[str, Any]:
             for model in vendor.engine.models()
         ],
         "gpu": asdict(gpu.read()),
-        "jobs": {"active": vendor.worker.active, "slots": load.slots, "queued": load.queued},
+        "jobs": {
+            "active": vendor.worker.active,
+            "awards": vendor.worker.awards,
+            "slots": load.slots,
+            "queued": load.queued,
+        },
         "sales": asdict(sales),
         "redeemer": asdict(vendor.till.redeemer.status()),
         "chain": {

@@ -15,7 +15,8 @@ FILE_BYTES_MAX: Final = 64 * 1024 * 1024
 """A file that a client fetches by hash (manifest, tokenizer, template)."""
 JOB_WINDOW_BYTES: Final = 256 * 1024
 """Credit that each side of a job starts with: bytes of frames not yet consumed by the reader."""
-JOBS_PER_SESSION_MAX: Final = 256
+JOBS_PER_SESSION_MAX: Final = 512
+"""A gateway with a thousand streams has 500 with each of two workers."""
 
 SPLITS_MAX: Final = 8
 SPLITS_BPS_MAX: Final = 5_000

@@ -25,8 +25,9 @@ from node.roles.stores import Duplicate
 
 log = structlog.get_logger("worker")
 
-AWARDS_PENDING_MAX = 256
-"""Awards being checked or run at once, over all peers: a bound on tasks, far above the slots."""
+AWARDS_PENDING_MAX = 1024
+"""Awards being checked or run at once, over all peers: a bound on tasks, above the slots.  Of a
+gateway's thousand streams, two workers have 500 each when the third one dies."""
 AWARDS = Quota(burst=128, per_s=32, overrun_max=1024)
 AWARDS_ALL = Quota(burst=1024, per_s=256, overrun_max=0)
 """In awards: a signature check, and with a refusal the signing of fresh terms (0.2 ms)."""
@@ -70,6 +71,8 @@ class Worker:
         self._active: dict[Hash, Segment] = {}
         self._idle = trio.Event()
         self._nursery: trio.Nursery | None = None
+        self.awards = 0
+        """That came, since the start."""
         self.handlers: Handlers = {AwardFrame: self._on_award}
 
     @property
@@ -100,6 +103,7 @@ class Worker:
         assert isinstance(frame, AwardFrame)
         assert channel is not None
         assert self._nursery is not None
+        self.awards += 1
         if not self._quotas.spend(session.peer, 1, self._ports.clock.monotonic_s()):
             await self._refuse(channel, frame.award.statement, None, RATE_LIMITED)
             return
