@@ -37,9 +37,9 @@ class Holdings:
     async def tell(self, session: Session) -> None:
         """Say which vouchers of this client are held; with none, say that."""
         held = [
-            row.held
-            for row in self._book.rows.values()
-            if row.held is not None and self._book.state.tabs[row.tab.id].client == session.peer
+            voucher
+            for tab, voucher in self._book.held.items()
+            if self._book.state.tabs[tab].client == session.peer
         ]
         with trio.move_on_after(SEND_WITHIN_S):
             await session.send(Resume(vouchers=tuple(held[-RESUME_MAX:])))

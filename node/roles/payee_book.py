@@ -36,7 +36,9 @@ class PayeeBook:
         self.state = PayeeState(rules=rules)
         self.store = store
         self.rows: dict[Hash, TabRow] = {}
-        """Tabs as saved, by id."""
+        """Tabs by id, as they are once every save under way is done."""
+        self.held: dict[Hash, Signed[Voucher]] = {}
+        """By tab: the voucher that is saved with all those before it."""
         self.locks: dict[Address, Signed[Lock]] = {}
         """By payer: to be submitted."""
         self._clock = clock
@@ -70,6 +72,7 @@ class PayeeBook:
         """Take over what was saved.  Nothing that ran before a restart runs after it."""
         rows, now_s = await self.store.load(), self._clock.monotonic_s()
         self.rows = {row.tab.id: row for row in rows.tabs}
+        self.held = {row.tab.id: row.held for row in rows.tabs if row.held is not None}
         self.locks = {lock.statement.payer: lock for lock in rows.locks}
         self.state = payee_ledger.restore(
             self.state.rules,
@@ -103,6 +106,8 @@ class PayeeBook:
         else:
             save = self.store.save_tab(row)
         await self.saved(save)
+        if isinstance(effect, SaveVoucher):
+            self._count_held(tab.id, voucher)
 
     async def redeemed(self, paid: Mapping[Hash, int]) -> None:
         """Take over what the escrow paid, at a finalised block."""
@@ -137,6 +142,12 @@ class PayeeBook:
         )
         self.rows[tab.id] = row
         return row
+
+    def _count_held(self, tab: Hash, voucher: Signed[Voucher]) -> None:
+        """Who waited for one commit wakes in any order."""
+        before = self.held.get(tab)
+        if before is None or before.statement.cumulative < voucher.statement.cumulative:
+            self.held[tab] = voucher
 
     def _count_redeemed(self, tab: Hash) -> None:
         row, now = self.rows[tab], self.state.tabs[tab]

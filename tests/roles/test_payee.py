@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import pytest
 import trio
@@ -760,6 +761,36 @@ async def test_a_resume_that_somebody_forged_changes_nothing(autojump_clock: Moc
         await world.settle()
         assert session.lost is not None
         assert seller.payee.vouchers_to_redeem() == ()
+
+
+async def test_a_client_is_not_told_of_a_voucher_whose_save_is_under_way(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would forget what lies before it, and a crash here would lose it (seed 382)."""
+    async with payment_world() as world:
+        buyer, seller = await world.buyer(), await world.seller()
+        await world.connect(buyer, seller)
+        award = await served(world, seller)
+        hand = Hand(seller)
+        first, second = hand.frame((award, 10)), hand.frame((award, 7))
+        await hand.give(first)
+        store = seller.writer.stores().payee
+        saving, written = trio.Event(), store.save_voucher
+
+        async def slow(*args: Any, **kwargs: Any) -> None:
+            saving.set()
+            await trio.sleep(1)
+            await written(*args, **kwargs)
+
+        monkeypatch.setattr(seller.payee._book.store, "save_voucher", slow)
+        session = seller.transport.sessions()[buyer.account]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(hand.give, second)
+            await saving.wait()
+            await seller.payee.greet(session)
+            assert session.sent[-1] == Resume(vouchers=(first.voucher,))
+        await seller.payee.greet(session)
+        assert session.sent[-1] == Resume(vouchers=(second.voucher,))
 
 
 async def test_a_client_is_told_now_and_then_what_is_saved(autojump_clock: MockClock) -> None:
