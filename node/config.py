@@ -83,6 +83,9 @@ class EngineConfig:
     slots: int = 4
     """Jobs at once, in process or at the server."""
     threads: int = 1
+    prefix_mb: int = 256
+    """Memory for prompts that were computed before, so that the next turn of a conversation begins
+    sooner, in process; in million bytes, over all models; 0: none are kept."""
     tokens_per_s_max: float = 0.0
     """Upper limit of one job's output rate; 0 for none."""
 

@@ -22,6 +22,7 @@ from node.roles.generation import Engine
 log = structlog.get_logger("engine")
 
 KEY_BYTES_MAX = 4096
+MB = 10**6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +62,7 @@ def _onnx(config: Config) -> Equipment:
         threads=settings.threads,
         tokens_per_s_max=settings.tokens_per_s_max,
         queue_max=config.worker.queue_max,
+        prefix_bytes_max=settings.prefix_mb * MB,
     )
     return Equipment(engine=engine, files=_files(folder))
 

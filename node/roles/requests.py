@@ -44,6 +44,7 @@ def in_ids(job: WorkerJob, request: Request) -> Checked:
         stop=request.stop,
         ignore_eos=request.ignore_eos,
         format=request.format,
+        owner=award.client,
     )
     return Checked(generation=generation)
 
@@ -73,6 +74,7 @@ def in_text(job: WorkerJob, request: Request, count: CountTokens) -> Checked:
         stop=request.stop,
         ignore_eos=request.ignore_eos,
         format=request.format,
+        owner=award.client,
     )
     return Checked(generation=generation, text=chain)
 

@@ -17,6 +17,8 @@ from node.errors import ConfigError, Unavailable
 
 Ints = NDArray[np.int64]
 Array = NDArray[Any]
+Block = tuple[Array, ...]
+"""Keys and values of `BLOCK_TOKENS` tokens of one row, in the order of the layout's parts."""
 
 
 class Cache(Protocol):
@@ -40,6 +42,10 @@ class Cache(Protocol):
         """Some of the rows, in this order; what is here stays as it is."""
         ...
 
+    def cut(self, start: int, stop: int) -> tuple[Block, ...]:
+        """Copies of the only row's tokens from one block's start to another's, in host memory."""
+        ...
+
 
 C = TypeVar("C", bound=Cache)
 
@@ -57,8 +63,22 @@ class Decoder(Protocol[C]):
         """Whether logits of the last position alone cost less than all of them."""
         ...
 
+    @property
+    def arrays(self) -> int:
+        """In a block."""
+        ...
+
+    @property
+    def token_bytes(self) -> int:
+        """What the cache takes for one token."""
+        ...
+
     def empty(self) -> C:
         """The cache of one sequence that has nothing yet."""
+        ...
+
+    def pasted(self, blocks: Sequence[Block]) -> C:
+        """The cache of one sequence that begins with these blocks, of `cut`; copies them."""
         ...
 
     def forward(self, ids: Ints, cache: C, *, last: bool = False) -> tuple[Array, C]:

@@ -13,6 +13,7 @@ from node.adapters.onnx import decoder as decoders
 from node.adapters.onnx.decoder import Decoder
 from node.adapters.onnx.job import Grammar, Job, Made
 from node.adapters.onnx.loop import Drop, Happened, Loop, Stop, Submit, Taken
+from node.adapters.onnx.prefixes import Prefixes
 from node.adapters.onnx.rates import measure
 from node.errors import ConfigError, PeerError, Unavailable
 from node.protocol.manifest import Manifest
@@ -79,16 +80,17 @@ class _Reader:
         self.job.taken += len(made)
         if self.job.paused:
             self._tell(Taken())
-        return _step(made)
+        return _step(made, self.job.tokens_cached)
 
 
-def _step(made: Sequence[Made]) -> TokenStep:
+def _step(made: Sequence[Made], tokens_cached: int) -> TokenStep:
     last = made[-1]
     return TokenStep(
         ids=tuple(one.token for one in made),
         logprobs=tuple(one.logprob for one in made if one.logprob is not None),
         finish=last.finish,
         stop=last.stop,
+        tokens_cached=tokens_cached,
     )
 
 
@@ -110,6 +112,7 @@ class OnnxEngine:
         threads: int = 1,
         tokens_per_s_max: float = 0.0,
         queue_max: int = QUEUE_MAX,
+        prefix_bytes_max: int = 0,
     ) -> None:
         """
         Args:
@@ -118,12 +121,15 @@ class OnnxEngine:
             threads: Threads for the computation of one step.
             tokens_per_s_max: The operator's limit on any one job's output rate; 0 for none.
             queue_max: Jobs that may wait for a slot, over all models.
+            prefix_bytes_max: Memory for what prompts leave to later ones, over all models; 0: they
+                leave nothing.
         """
         self._models = tuple(models)
         self._slots = slots
         self._threads = threads
         self._tokens_per_s_max = tokens_per_s_max
         self._queue_max = queue_max
+        self._prefix_bytes_max = prefix_bytes_max // max(1, len(self._models))
         self._loaded: dict[bytes, _Loaded] = {}
         self._readers: dict[int, _Reader] = {}
         self._making = trio.CapacityLimiter(GRAMMARS_AT_ONCE)
@@ -182,6 +188,7 @@ class OnnxEngine:
             vocab=model.manifest.vocab,
             tokens_per_s_max=self._tokens_per_s_max,
             deliver=self._deliver,
+            prefixes=Prefixes(decoder, bytes_max=self._prefix_bytes_max),
         )
         try:
             described = self._described(model, decoder)

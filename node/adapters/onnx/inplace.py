@@ -13,10 +13,11 @@ from typing import Final
 import numpy as np
 
 from node.adapters.onnx import rewrite
-from node.adapters.onnx.decoder import Array, Ints
+from node.adapters.onnx.decoder import Array, Block, Ints
 from node.adapters.onnx.rewrite import Rewritten
 from node.adapters.onnx.session import brief, open_session
 from node.errors import Unavailable
+from node.protocol.prefixes import BLOCK_TOKENS
 
 SPREAD_MAX: Final = 512
 """Columns that the shortest row may leave empty: more would cost more than a batch of its own."""
@@ -61,6 +62,14 @@ class InPlaceCache:
             [array[list(rows)] for array in self.arrays], self.lengths[list(rows)]
         )
         return chosen if _whole_grains(chosen.length) == self.columns else chosen.grown(0)
+
+    def cut(self, start: int, stop: int) -> tuple[Block, ...]:
+        """Copies of the only row's tokens, by block."""
+        starts = range(start, stop, BLOCK_TOKENS)
+        return tuple(
+            tuple(array[:, :, at : at + BLOCK_TOKENS].copy() for array in self.arrays)
+            for at in starts
+        )
 
     def grown(self, columns: int) -> "InPlaceCache":
         """The same rows with room for so many tokens, and at least for what they have."""
@@ -107,6 +116,21 @@ class InPlaceDecoder:
         parts = self.found.layout.parts
         blanks = [np.zeros((1, part.heads, 0, part.width), dtype=np.float32) for part in parts]
         return InPlaceCache(blanks, np.zeros(1, dtype=np.int64))
+
+    @property
+    def arrays(self) -> int:
+        """In a block."""
+        return len(self.found.layout.parts)
+
+    @property
+    def token_bytes(self) -> int:
+        """What the cache takes for one token."""
+        return self.found.layout.token_bytes
+
+    def pasted(self, blocks: Sequence[Block]) -> InPlaceCache:
+        """The cache of one sequence that begins with these blocks."""
+        arrays = [np.concatenate(every, axis=2) for every in zip(*blocks, strict=True)]
+        return InPlaceCache(arrays, np.array([len(blocks) * BLOCK_TOKENS], dtype=np.int64))
 
     def forward(
         self, ids: Ints, cache: InPlaceCache, *, last: bool = False

@@ -74,6 +74,8 @@ class Job:
             raise PeerError("a token id outside the vocabulary")
         self.unread = list(before)
         """Ids to compute before the next one can be drawn."""
+        self.tokens_cached = 0
+        """Of the ids before, how many were taken from an earlier job's."""
         self.cache: Cache | None = None
         """What was computed, while the job is in no batch."""
         self.made = 0

@@ -52,6 +52,11 @@ class Layout:
         """
         return self.positions is not None
 
+    @property
+    def token_bytes(self) -> int:
+        """What the cache takes for one token."""
+        return sum(part.heads * part.width for part in self.parts) * np.dtype(self.cache).itemsize
+
 
 def detect(inputs: Sequence[Any], outputs: Sequence[Any]) -> Layout:
     """The layout of a session's inputs and outputs (objects with name, type and shape).

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from node.adapters.onnx.batch import Batch
 from node.adapters.onnx.decoder import Decoder
 from node.adapters.onnx.job import Job, Made
+from node.adapters.onnx.prefixes import Prefixes
 from node.errors import PeerError, Unavailable
+from node.protocol.prefixes import BLOCK_TOKENS, COMPUTED_TOKENS_MIN
 
 CHUNK_TOKENS: Final = 256
 CHUNK_LOGITS_BYTES: Final = 64 * 1024 * 1024
@@ -71,6 +73,7 @@ class Loop:
         vocab: int,
         tokens_per_s_max: float,
         deliver: Deliver,
+        prefixes: Prefixes | None = None,
         hand_over_s: float = HAND_OVER_S,
     ) -> None:
         """
@@ -80,6 +83,7 @@ class Loop:
             vocab: Tokens in a row of logits.
             tokens_per_s_max: Most tokens per second of any one job; 0 for no limit.
             deliver: Called in the loop's thread with what happened to which job, in order.
+            prefixes: What jobs leave to later ones; None: nothing.
             hand_over_s: How long what happened may be kept back, while the loop computes.
         """
         self._decoder = decoder
@@ -88,6 +92,7 @@ class Loop:
         self._chunk = max(CHUNK_TOKENS_MIN, min(CHUNK_TOKENS, per_row))
         self._step_s = 1 / tokens_per_s_max if tokens_per_s_max > 0 else 0.0
         self._deliver = deliver
+        self._prefixes = Prefixes(decoder, bytes_max=0) if prefixes is None else prefixes
         self._hand_over_s = hand_over_s
         self._happened: list[Happened] = []
         """Not delivered yet."""
@@ -114,10 +119,7 @@ class Loop:
         self._listen()
         self._admit()
         self._resume()
-        first = self._read_chunk()
-        if first:  # somebody waits for it: not for everybody's next token as well
-            self._happened += first
-            self._hand_over()
+        self._read_chunk()
         while True:
             stepped = self._step_all()
             self._happened += stepped
@@ -176,6 +178,8 @@ class Loop:
                 assert_never(command)
 
     def _drop(self, job: Job) -> None:
+        if job in self._reading:
+            self._keep(job)
         for line in (self._waiting, self._reading, self._paused):
             if job in line:
                 line.remove(job)
@@ -188,7 +192,26 @@ class Loop:
 
     def _admit(self) -> None:
         while self._waiting and self._active() < self._slots:
-            self._reading.append(self._waiting.popleft())
+            job = self._waiting.popleft()
+            self._recall(job)
+            self._reading.append(job)
+
+    def _recall(self, job: Job) -> None:
+        """Begin with what an earlier job has left; the rest is still to be read."""
+        blocks = self._prefixes.find(job.request.owner, job.unread[:-COMPUTED_TOKENS_MIN])
+        if blocks:
+            job.cache = self._decoder.pasted(blocks)
+            job.tokens_cached = len(blocks) * BLOCK_TOKENS
+            job.unread = job.unread[job.tokens_cached :]
+
+    def _keep(self, job: Job) -> None:
+        """Leave what was read of its prompt to later jobs.
+
+        What it writes, one at a time, may differ in its last bits from the same when it is read.
+        """
+        if job.cache is not None:
+            read = (job.request.prompt_ids + job.request.prefix_ids)[: job.cache.length]
+            self._prefixes.keep(job.request.owner, read, job.cache.cut)
 
     def _resume(self) -> None:
         for job in list(filter(_caught_up, self._paused)):
@@ -205,25 +228,33 @@ class Loop:
             self._batches.append(batch)
         batch.join(job, cache)
 
-    def _read_chunk(self) -> list[Happened]:
+    def _read_chunk(self) -> None:
         """Compute the next part of one prompt; prompts take turns."""
         if not self._reading:
-            return []
+            return
         job = self._reading.popleft()
-        part, job.unread = job.unread[: self._chunk], job.unread[self._chunk :]
+        size = _run_tokens(len(job.unread), most=self._chunk)
+        part, job.unread = job.unread[:size], job.unread[size:]
         cache = job.cache or self._decoder.empty()
         try:
             ids = np.array([part], dtype=np.int64)
             logits, job.cache = self._decoder.forward(ids, cache, last=True)
         except Unavailable as error:
-            return [(job, error)]
+            self._tell_first(job, error)
+            return
         if job.unread:
             self._reading.append(job)
-            return []
+            return
         made = _drawn(job, logits[0, -1])
+        self._tell_first(job, made)
+        self._keep(job)
         if not _ends(made):
             self._enter(job)
-        return [(job, made)]
+
+    def _tell_first(self, job: Job, event: Made | Unavailable) -> None:
+        """Somebody waits for it: not for everybody's next token as well."""
+        self._happened.append((job, event))
+        self._hand_over()
 
     def _step_all(self) -> list[Happened]:
         """One token of every running job, no more often than the operator allows."""
@@ -255,6 +286,14 @@ class Loop:
         made = [(job, _drawn(job, row)) for job, row in zip(batch.rows, logits, strict=True)]
         batch.leave([job for job, event in made if _ends(event)])
         return made
+
+
+def _run_tokens(unread: int, *, most: int) -> int:
+    """How many to read next.
+
+    None is left alone: a single one may be computed by another kernel, and differ in its last bits.
+    """
+    return most - 1 if unread == most + 1 else most
 
 
 def _drawn(job: Job, logits: NDArray[Any]) -> Made | Unavailable:

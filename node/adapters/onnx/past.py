@@ -10,10 +10,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from node.adapters.onnx.decoder import Array, Ints
+from node.adapters.onnx.decoder import Array, Block, Ints
 from node.adapters.onnx.layout import Layout, detect
 from node.adapters.onnx.session import GPU, brief, open_session
 from node.errors import Unavailable
+from node.protocol.prefixes import BLOCK_TOKENS
 
 SPREAD_MAX: Final = 512
 """Columns that the shortest row may lack: more padding would cost more than a batch of its own."""
@@ -74,6 +75,13 @@ class PastCache:
         arrays = [array[list(rows)][:, :, shared:] for array in self.arrays()]
         return PastCache.of(arrays, pads - shared, device=self._device)
 
+    def cut(self, start: int, stop: int) -> tuple[Block, ...]:
+        """Copies of the only row's tokens, by block."""
+        arrays, starts = self.arrays(), range(start, stop, BLOCK_TOKENS)
+        return tuple(
+            tuple(array[:, :, at : at + BLOCK_TOKENS].copy() for array in arrays) for at in starts
+        )
+
 
 class PastDecoder:
     """Implements `decoder.Decoder`."""
@@ -106,6 +114,21 @@ class PastDecoder:
             for part in self.layout.parts
         ]
         return PastCache.of(blanks, np.zeros(1, dtype=np.int64), device=self.device)
+
+    @property
+    def arrays(self) -> int:
+        """In a block."""
+        return len(self.layout.parts)
+
+    @property
+    def token_bytes(self) -> int:
+        """What the cache takes for one token."""
+        return self.layout.token_bytes
+
+    def pasted(self, blocks: Sequence[Block]) -> PastCache:
+        """The cache of one sequence that begins with these blocks."""
+        arrays = [np.concatenate(every, axis=2) for every in zip(*blocks, strict=True)]
+        return PastCache.of(arrays, np.zeros(1, dtype=np.int64), device=self.device)
 
     def forward(
         self, ids: Ints, cache: PastCache, *, last: bool = False

@@ -42,7 +42,8 @@ class Watched:
     def __init__(self, inner: Decoder[Any]) -> None:
         self._inner = inner
         self.spread_max, self.slices = inner.spread_max, inner.slices
-        self.empty = inner.empty
+        self.arrays, self.token_bytes = inner.arrays, inner.token_bytes
+        self.empty, self.pasted = inner.empty, inner.pasted
         self.runs: list[tuple[int, ...]] = []
         self.fail_next = False
 
