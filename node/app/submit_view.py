@@ -123,9 +123,11 @@ class SubmitView:
 
     def _summary(self, report: Mapping[str, Any]) -> None:
         workers = len(report["segments"])
+        cached = report["tokens_cached"]
         self._say(
             f"{report['tokens_in']} tokens in, {report['tokens_out']} out, "
-            f"{format_micro(report['amount_micro'])} paid; first token after "
+            + (f"{cached} cached, " if cached else "")
+            + f"{format_micro(report['amount_micro'])} paid; first token after "
             f"{self._first_token_s or 0:.2f} s, {self._elapsed_s():.2f} s in all"
             + (f"; by {workers} workers, one after another" if workers > 1 else "")
         )

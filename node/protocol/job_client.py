@@ -8,6 +8,7 @@ The client counts the tokens itself.  What the worker bills is accepted only whe
 count at the prices of the terms; anything else ends the segment at the last accepted position.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import assert_never
@@ -176,6 +177,11 @@ Step = tuple[ClientJob, tuple[Effect, ...]]
 OVERBILLED = CutoffReason.OVERBILLED
 HONEST_CUTS = (CutoffReason.CANCELLED, CutoffReason.DEADLINE, CutoffReason.STALLED)
 """After these the worker's receipt for the accepted part is waited for, if it had accepted."""
+FAILURES: Mapping[int, str] = {
+    Finish.UNPAID: "the worker was not paid in time",
+    Finish.DRAINED: "the worker is shutting down",
+    Finish.FAILED: "the worker's engine failed",
+}
 
 
 def start(
@@ -315,7 +321,7 @@ def _ended(job: ClientJob, event: Ended) -> Step:
             return _cut(job, CutoffReason.BAD_DATA, "an end before the output was complete")
         job = replace(job, complete=Finish.LENGTH)
     if claimed not in (Finish.STOP, Finish.LENGTH):
-        job = replace(job, failure=_failure(claimed))
+        job = replace(job, failure=FAILURES.get(claimed, "the worker ended the job"))
     return replace(job, phase=Phase.ENDED), ()
 
 
@@ -356,7 +362,10 @@ def _cut(job: ClientJob, reason: CutoffReason, why: str) -> Step:
 
 
 def _pay_delivered(job: ClientJob) -> Step:
-    return _pay(job, cost_at(job, job.tokens_out))
+    unbilled = job.phase is Phase.CUT and job.accepted_micro == job.prepaid_micro
+    # How much of the prompt was cached is then for the receipt to say.
+    cached = job.award.tokens_in if unbilled else job.tokens_cached
+    return _pay(job, cost_at(replace(job, tokens_cached=cached), job.tokens_out))
 
 
 def _pay(job: ClientJob, amount_micro: int) -> Step:
@@ -387,14 +396,3 @@ def _bill_error(job: ClientJob, bill: Progress | Receipt) -> tuple[CutoffReason,
 
 def _cap_reached(job: ClientJob) -> bool:
     return cost_at(job, job.tokens_out + 1) > job.award.cap
-
-
-def _failure(finish: int) -> str:
-    match finish:
-        case Finish.UNPAID:
-            return "the worker was not paid in time"
-        case Finish.DRAINED:
-            return "the worker is shutting down"
-        case Finish.FAILED:
-            return "the worker's engine failed"
-    return "the worker ended the job"

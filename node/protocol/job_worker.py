@@ -132,8 +132,7 @@ def _begun(job: WorkerJob, event: RequestChecked) -> Step:
     assert (event.text is not None) == (job.terms.tier == Tier.TEXT)
     chain = job.chain if event.text is None else event.text.head
     assert chain == job.award.chain, "checked with the request"
-    tokens_cached = event.tokens_cached
-    return replace(job, phase=Phase.RUNNING, tokens_cached=tokens_cached, text=event.text), ()
+    return replace(job, phase=Phase.RUNNING, text=event.text), ()
 
 
 def _generated(job: WorkerJob, event: Generated, now_ms: int) -> Step:
@@ -141,6 +140,9 @@ def _generated(job: WorkerJob, event: Generated, now_ms: int) -> Step:
         return job, ()
     records = event.logprobs or (b"",) * len(event.items)
     assert len(records) == len(event.items), "a record for each id, or none at all"
+    if not job.tokens_out and not job.held:
+        assert event.tokens_cached <= job.award.tokens_in, "of the prompt"
+        job = replace(job, tokens_cached=event.tokens_cached)
     job = replace(job, held=job.held + event.items, held_logprobs=job.held_logprobs + records)
     return _flush(job, now_ms)
 

@@ -96,7 +96,6 @@ class RequestPart:
 class RequestChecked:
     """The whole request arrived, matches its hash and can be run."""
 
-    tokens_cached: int = 0
     text: TextChain | None = None
     """In tier text: the chain after the request's prefix."""
 
@@ -107,6 +106,8 @@ class Generated:
 
     items: tuple[Item, ...]
     logprobs: tuple[bytes, ...] = ()
+    tokens_cached: int = 0
+    """Of the prompt; what is said with the first output holds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -89,6 +89,7 @@ class Segment:
         """What of this segment went out: a cutoff names a position in it."""
         self._made: list[Item] = []
         self._made_logprobs: list[bytes] = []
+        self._tokens_cached = 0
         # None says that `_made` has something.
         self._outbox, self._inbox = trio.open_memory_channel[job_worker.Event | None](EVENTS_MAX)
         self._engine_scope = trio.CancelScope()
@@ -155,7 +156,7 @@ class Segment:
         """All that the engine made since the last turn goes out together: one chunk, one write."""
         items, told = tuple(self._made), tuple(self._made_logprobs)
         self._made, self._made_logprobs = [], []
-        return job_worker.Generated(items=items, logprobs=told)
+        return job_worker.Generated(items=items, logprobs=told, tokens_cached=self._tokens_cached)
 
     async def _apply(self, event: job_worker.Event) -> None:
         before = self.job
@@ -275,6 +276,7 @@ class Segment:
             await self._outbox.send(job_worker.Stopped(finish=finish))
 
     async def _post_step(self, made: TokenStep) -> None:
+        self._tokens_cached = made.tokens_cached
         if self._text is None:
             records = [logprobs.encode((each,)) for each in made.logprobs]
             await self._post(made.ids, records)

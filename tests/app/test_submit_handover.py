@@ -22,8 +22,8 @@ from node.errors import ConfigError, ExitCode, NoPeers, UsageError
 
 REPORT: dict[str, Any] = {
     "job_id": "ab", "model": "m", "text": None, "finish_reason": "stop", "failure": None,
-    "tokens_in": 3, "tokens_out": 2, "amount_micro": 5, "timings": None, "receipt": "/r",
-    "segments": [{}],
+    "tokens_in": 3, "tokens_cached": 0, "tokens_out": 2, "amount_micro": 5, "timings": None,
+    "receipt": "/r", "segments": [{}],
 }  # fmt: skip
 ENDED = {"report": REPORT, "unsaved": None}
 BEGIN = [

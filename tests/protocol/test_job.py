@@ -209,6 +209,46 @@ def test_no_output_costs_nothing() -> None:
     assert "engine failed" in link.c.failure
 
 
+def test_cached_tokens_are_billed_at_their_own_price() -> None:
+    link = joined()
+    link.work(worker.Generated(items=(5,), tokens_cached=8))
+    link.work(worker.Generated(items=(6,), tokens_cached=8))
+    link.settle()
+    run_to_end(link, [7, 0])
+    assert link.receipt is not None
+    assert (link.receipt.tokens_in, link.receipt.tokens_cached) == (2, 8)
+    assert link.receipt.amount == 2 + 4 * 7 == link.c.accepted_micro
+    assert link.c.tokens_cached == 8
+    assert link.c.failure == ""
+
+
+def test_what_is_said_with_the_first_output_holds() -> None:
+    link = joined()
+    link.work(worker.Generated(items=(5,), tokens_cached=8))
+    link.work(worker.Generated(items=(6,), tokens_cached=0))
+    assert link.w.tokens_cached == 8
+
+
+def test_a_cancelled_job_does_not_pay_for_a_prompt_that_was_cached() -> None:
+    link = joined()
+    link.work(worker.Generated(items=(5, 6), tokens_cached=10))
+    link.settle()
+    link.hear(client.GiveUp(reason=CutoffReason.CANCELLED, why="the user left"))
+    assert link.c.accepted_micro == 2 * 7
+    link.settle()
+    assert link.receipt is not None
+    assert link.receipt.amount == link.c.accepted_micro == 2 * 7
+
+
+def test_without_a_receipt_a_prompt_counts_as_computed() -> None:
+    link = joined()
+    link.work(worker.Generated(items=(5, 6), tokens_cached=10))
+    link.settle()
+    link.hear(client.GiveUp(reason=CutoffReason.CANCELLED, why="the user left"))
+    link.hear(client.ReceiptOverdue())
+    assert link.c.accepted_micro == 10 + 2 * 7
+
+
 def test_a_cancelled_job_pays_what_was_delivered() -> None:
     link = joined()
     for token in (5, 6, 7):
