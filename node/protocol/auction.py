@@ -43,7 +43,7 @@ from node.protocol.auction_state import (
     Step,
     Tick,
 )
-from node.protocol.choice import DRAWS, UNTRIED, Choice
+from node.protocol.choice import DRAWS, NOTHING_KNOWN, UNTRIED, Choice
 from node.protocol.fields import Address
 from node.protocol.offers import Standing
 from node.protocol.scoring import (
@@ -70,6 +70,7 @@ def start(
     reached: Reached,
     tracks: Mapping[Address, Track],
     newcomers_permille: int = OK_WHOLE,
+    known: Mapping[Address, int] = NOTHING_KNOWN,
     without: frozenset[Address] = frozenset(),
     urgent: bool = False,
 ) -> Step:
@@ -85,6 +86,7 @@ def start(
         reached: Who has a session; with nothing pending and offers at hand the award is direct.
         tracks: What was measured of workers with this model.
         newcomers_permille: The record of newcomers together, `scoring.newcomers_after`.
+        known: Tokens of the prompt that workers are known to have read before.
         without: Workers that are not to be awarded: they had the job before.
         urgent: Somebody waits for the next token: one offer within the limits is enough, and nobody
             is asked while there is one.
@@ -100,6 +102,7 @@ def start(
         mode=Phase.DIRECT,
         standings={each.terms.worker: each for each in offers},
         tracks=tracks,
+        known=known,
         newcomers_permille=newcomers_permille,
         reach=reached.workers,
         networks=reached.networks,
@@ -342,6 +345,7 @@ def _rank(state: State, now_s: float) -> tuple[Weighed, ...]:
         tracks=state.tracks,
         elapsed_ms=int((now_s - state.opened_s) * 1000),
         out=state.banned | (state.standings.keys() - state.reach),
+        known=state.known,
     )
 
 

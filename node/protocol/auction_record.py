@@ -13,7 +13,7 @@ from node.protocol.signing import checksum
 from node.protocol.statements import Terms
 from node.units import MS_PER_S
 
-BIDS_KEPT_MAX = 48
+BIDS_KEPT_MAX = 40
 REFUSALS_KEPT_MAX = 32
 """Both so that the record as JSON stays below `limits.RECORD_BYTES_MAX`."""
 
@@ -105,7 +105,9 @@ def _bid(bid: Weighed, *, winner: Address | None) -> dict[str, Any]:
     return {
         "worker": checksum(bid.worker),
         "price_micro": figures.price_micro,
+        "tokens_cached": figures.tokens_cached,
         "price_in": terms.price_in,
+        "price_cached": terms.price_cached,
         "price_out": terms.price_out,
         "score": figures.score,
         "promised": _speed(figures.promised),

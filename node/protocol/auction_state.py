@@ -88,6 +88,8 @@ class State:
     standings: Mapping[Address, Standing] = field(default_factory=dict)
     """Newest terms per worker."""
     tracks: Mapping[Address, Track] = field(default_factory=dict)
+    known: Mapping[Address, int] = field(default_factory=dict)
+    """Tokens of the prompt that workers are known to have read before."""
     newcomers_permille: int = OK_WHOLE
     reach: frozenset[Address] = frozenset()
     """Workers with a live session."""

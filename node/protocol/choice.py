@@ -8,6 +8,7 @@ from types import MappingProxyType
 from node.protocol.announcements import crowds
 from node.protocol.auction_record import BIDS_KEPT_MAX, NoBid, Weighed
 from node.protocol.fields import Address
+from node.protocol.objections import objection
 from node.protocol.offers import Standing
 from node.protocol.scoring import (
     OK_WHOLE,
@@ -18,7 +19,6 @@ from node.protocol.scoring import (
     Trust,
     estimate,
     newcomer_share,
-    objection,
     sort_key,
 )
 from node.units import MS_PER_S
@@ -33,6 +33,7 @@ FIRST_TRIES_PARTS = 4
 FIRST_TRY_SCORES_MAX = 3
 """A first job may score so many times the best: more is not asked of a client for others' sake."""
 NO_NETWORKS: Mapping[Address, frozenset[str]] = MappingProxyType({})
+NOTHING_KNOWN: Mapping[Address, int] = MappingProxyType({})
 _WORDS = {
     "score": "best score",
     "price": "lowest price",
@@ -59,6 +60,7 @@ def rank(
     tracks: Mapping[Address, Track],
     elapsed_ms: int,
     out: Collection[Address] = (),
+    known: Mapping[Address, int] = NOTHING_KNOWN,
 ) -> tuple[Weighed, ...]:
     """Weigh all terms: those within the limits first, best first.
 
@@ -69,12 +71,14 @@ def rank(
         tracks: What was measured, per worker.
         elapsed_ms: Of the deadline.
         out: Workers that are not to be awarded (again) in this auction.
+        known: Tokens of the prompt that workers are known to have read before.
     """
     weighed = []
     for each in standings:
         worker = each.terms.worker
         track = tracks.get(worker, UNTRIED)
-        figures = estimate(need, prefs, each.terms, track)
+        tokens_known = known.get(worker, 0)
+        figures = estimate(need, prefs, each.terms, track, tokens_known=tokens_known)
         fault = objection(need, prefs, each.terms, figures, elapsed_ms=elapsed_ms)
         if fault is None and worker in out:
             fault = "refused before, or left"
@@ -111,6 +115,9 @@ def choose(
     A worker that is new in the market has a first job, as far as newcomers compete, with the chance
     of one among all within the limits, whoever is better; several of them together with that of a
     quarter at most.
+    The next turn of a conversation goes back to the worker that has read most of it, if that one's
+    score counts as equal to the best: other clients' conversations are elsewhere, so that nobody
+    herds.  It is no first job.
     `--worker` and `--sort` mean strictly that: no trust, and no draw beyond exact equality.
 
     Args:
@@ -128,13 +135,14 @@ def choose(
         return None
     share = newcomer_share(newcomers_permille) * (DRAWS // OK_WHOLE)
     strict = prefs.worker is not None or prefs.sort != "score"
-    first_tries = [] if strict else _first_tries(within, tracks, new_here)
     if strict:
         pool, blind = within, False
     else:
         pool, blind = _trusted(within, tracks, newcomers_compete=draws[0] < share)
     equals = pool if blind else _equals(pool, prefs)
     won = equals[draws[1] * len(equals) // DRAWS]
+    settled = strict or won.estimate.resumes
+    first_tries = [] if settled else _first_tries(within, tracks, new_here)
     if draws[0] * len(within) < share * min(len(first_tries), -(-len(within) // FIRST_TRIES_PARTS)):
         won = _drawn(first_tries, networks, draws[1])
         reason = f"a first job, drawn from {len(first_tries)} new here: {_figures(won, prefs)}"
@@ -218,7 +226,11 @@ def _equals(pool: list[Weighed], prefs: Preferences) -> list[Weighed]:
     best = pool[0]
     if prefs.sort == "score":
         limit = best.estimate.score * (100 + NEAR_BEST_PERCENT) // 100
-        return [bid for bid in pool if bid.estimate.score <= limit]
+        equals = [bid for bid in pool if bid.estimate.score <= limit]
+        resumed = [bid.estimate.tokens_cached for bid in equals if bid.estimate.resumes]
+        if resumed:
+            return [bid for bid in equals if bid.estimate.tokens_cached == max(resumed)]
+        return equals
     key = sort_key(prefs.sort, best.estimate)
     return [
         bid
@@ -238,7 +250,10 @@ def _sentence(
     if prefs.worker is not None:
         return f"the wanted worker; {_figures(won, prefs)}"
     among = f"{len(within)} within limits"
-    if len(equals) == 1:
+    if won.estimate.resumes and won is not pool[0] and prefs.sort == "score":
+        text = f"goes on with what it has read, its score within {NEAR_BEST_PERCENT} % of the best "
+        text += f"of {among}: {_figures(won, prefs)}"
+    elif len(equals) == 1:
         text = f"{_WORDS[prefs.sort]} of {among}: {_figures(won, prefs)}"
         others = [bid for bid in pool if bid is not won]
         if others:
@@ -256,9 +271,11 @@ def _sentence(
 
 
 def _figures(won: Weighed, prefs: Preferences) -> str:
-    figures = won.estimate
+    figures, cached = won.estimate, ""
+    if figures.tokens_cached:
+        cached = f" with {_count(figures.tokens_cached, 'cached token')}"
     return (
-        f"score {figures.score} = {figures.price_micro} micro + "
+        f"score {figures.score} = {figures.price_micro} micro{cached} + "
         f"{figures.total_ms / MS_PER_S:.2f} s × {prefs.value_of_time_micro_per_s} micro/s"
     )
 

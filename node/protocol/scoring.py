@@ -1,10 +1,16 @@
 """What a job would cost with a worker, how long it would take, and which is best.
 
-    price  = cost(tokens_in, output_max) at the worker's prices          micro, rounded up
+    cached = known × kept                                                tokens, rounded down
+    price  = cost(tokens_in − cached, cached, output_max) at its prices  micro, rounded up
     first  = max(promised, blend(promised × 5/4, measured))              milliseconds
     each   = the same for the time of one output token                   microseconds
     total  = first + (output_max − 1) × each                             milliseconds
     score  = price + value_of_time × total                               micro, rounded up
+
+`known` is the beginning of the prompt that this client knows the worker to have read before, and
+`kept` how much of what was known it did not compute, and bill, again (`Track.kept_permille`).  The
+first token is promised and measured for the tokens that are not cached.  Limits on the price hold
+for the price with nothing cached: no worker owes its cache.
 
 `blend` weighs what this client measured with n / (n + 2), n being its jobs with that worker: a
 promise counts fully only against its maker.  A worker that says it is slower than it was measured
@@ -16,8 +22,9 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from typing import Literal
 
+from node.protocol import prefixes
 from node.protocol.fields import ZERO_HASH, Address, Hash
-from node.protocol.statements import Skill, Terms
+from node.protocol.statements import Terms
 from node.units import MS_PER_S, cost_micro
 
 Sort = Literal["score", "price", "latency", "throughput"]
@@ -38,6 +45,9 @@ NEWCOMER_REFUSALS = 16
 are busy now and then."""
 UNTRIED_REFUSALS = 8
 """Its own record moves by an eighth: after six such refusals in a row it counts as failing."""
+KEPT_WHOLE = 1000
+RESUMED_PARTS = 4
+"""One of them must have been read before for a prompt to be the next turn of a conversation."""
 OK_WHOLE = 1000
 OK_PROVEN = 500
 NEWCOMER_SHARE_MIN = 5
@@ -112,6 +122,9 @@ class Track:
     """Output rate, in thousandths of a token per second."""
     updated_ms: int = 0
     """Unix time of the last job."""
+    kept_permille: int = KEPT_WHOLE
+    """Of the prompt tokens that it was known to have read before, how many it had in its cache, in
+    thousandths: moves half way with each such job."""
 
     @property
     def trust(self) -> Trust:
@@ -128,6 +141,8 @@ class Track:
         tokens_in: int = 0,
         first_token_ms: int | None = None,
         rate_mtps: int | None = None,
+        tokens_known: int = 0,
+        tokens_cached: int = 0,
     ) -> "Track":
         """The track with one more job.
 
@@ -137,22 +152,29 @@ class Track:
             tokens_in: Prompt size of the job.
             first_token_ms: From award to first token; None if none came.
             rate_mtps: Output rate; None if it can't be told.
+            tokens_known: Of the prompt, what the worker was known to have read before.
+            tokens_cached: Of the prompt, what it billed as cached.
         """
         weight = min(self.jobs + 1, EWMA_JOBS)
         outcome = OK_WHOLE if ok else 0
         first = self.first_token_ms
         if first_token_ms is not None:
-            reference = _rescale(first_token_ms, of=tokens_in, to=OFFER_TOKENS_IN)
+            of = max(tokens_in - tokens_cached, 0)
+            reference = _rescale(first_token_ms, of=of, to=OFFER_TOKENS_IN)
             first = _average(first, reference, weight) if first else reference
         rate = self.rate_mtps
         if rate_mtps:
             rate = _average(rate, rate_mtps, weight) if rate else rate_mtps
+        kept = self.kept_permille
+        if tokens_known and first_token_ms is not None:
+            kept = (kept + KEPT_WHOLE * min(tokens_cached, tokens_known) // tokens_known) // 2
         return Track(
             jobs=self.jobs + 1,
             ok_permille=_average(self.ok_permille if self.jobs else outcome, outcome, weight),
             first_token_ms=first,
             rate_mtps=rate,
             updated_ms=now_ms,
+            kept_permille=kept,
         )
 
     def refused(self, *, now_ms: int) -> "Track":
@@ -189,19 +211,28 @@ class Estimate:
     """A job with one worker, in figures."""
 
     price_micro: int
+    """With what should be cached at its own price."""
+    price_most_micro: int
+    """With nothing cached: what limits hold for."""
+    tokens_cached: int
+    """Of the prompt, what the worker should have in its cache."""
+    resumes: bool
+    """That is a good part of the prompt: it is the next turn of a conversation."""
     promised: Figures
     predicted: Figures
+    uncached: Figures
+    """Predicted with nothing cached: how long the worker is waited for."""
     total_ms: int
     """Predicted."""
     score: int
     """In micro: lower is better."""
 
 
-def price_micro(need: Need, terms: Terms) -> int:
-    """Most that a job costs on these terms."""
+def price_micro(need: Need, terms: Terms, *, tokens_cached: int = 0) -> int:
+    """Most that a job costs on these terms, with so much of the prompt cached."""
     return cost_micro(
-        tokens_in=need.tokens_in,
-        tokens_cached=0,
+        tokens_in=need.tokens_in - tokens_cached,
+        tokens_cached=tokens_cached,
         tokens_out=need.output_max,
         price_in=terms.price_in,
         price_cached=terms.price_cached,
@@ -209,91 +240,36 @@ def price_micro(need: Need, terms: Terms) -> int:
     )
 
 
-def estimate(need: Need, prefs: Preferences, terms: Terms, track: Track) -> Estimate:
-    """Weigh one worker's terms for a job; the module's formulas."""
-    price = price_micro(need, terms)
-    promised = _promised(need, terms)
-    predicted = _predicted(need, promised, track)
+def estimate(
+    need: Need, prefs: Preferences, terms: Terms, track: Track, *, tokens_known: int = 0
+) -> Estimate:
+    """Weigh one worker's terms for a job; the module's formulas.
+
+    Args:
+        need: The job.
+        prefs: For the value of time.
+        terms: The worker's.
+        track: What was measured of it.
+        tokens_known: Of the prompt, what the worker is known to have read before.
+    """
+    known = min(tokens_known, prefixes.savable(need.tokens_in))
+    cached = known * track.kept_permille // KEPT_WHOLE
+    price = price_micro(need, terms, tokens_cached=cached)
+    promised = _promised(need, terms, cached)
+    predicted = _predicted(need, promised, track, cached)
     total_ms = predicted.total_ms(need.output_max)
     time_micro = -(-prefs.value_of_time_micro_per_s * total_ms // MS_PER_S)
     return Estimate(
         price_micro=price,
+        price_most_micro=price_micro(need, terms),
+        tokens_cached=cached,
+        resumes=cached > 0 and RESUMED_PARTS * cached >= need.tokens_in,
         promised=promised,
         predicted=predicted,
+        uncached=_predicted(need, _promised(need, terms, 0), track, 0) if cached else predicted,
         total_ms=total_ms,
         score=price + time_micro,
     )
-
-
-def objection(
-    need: Need, prefs: Preferences, terms: Terms, figures: Estimate, *, elapsed_ms: int
-) -> str | None:
-    """Which of the client's limits the terms do not meet, or None.
-
-    Args:
-        need: The job.
-        prefs: The limits.
-        terms: What is weighed against them.
-        figures: `estimate` of the same.
-        elapsed_ms: Time since the auction began: it is gone from the deadline.
-    """
-    if prefs.worker is not None and terms.worker != prefs.worker:
-        return "not the wanted worker"
-    if terms.worker in prefs.ignore or (prefs.only and terms.worker not in prefs.only):
-        return "not one of the wanted workers"
-    if terms.model != need.model:
-        return "another model"
-    if terms.tier != need.tier:
-        return "another tier"
-    if terms.tokenizer != need.tokenizer:
-        return "counts with another tokenizer"
-    if missing := need.skills & ~terms.skills:
-        return f"can't do what is asked: {_named(missing)}"
-    if need.tokens_in + need.output_max > terms.context_max:
-        return f"context of {terms.context_max} tokens is too short"
-    if need.output_max > terms.output_max:
-        return f"gives at most {terms.output_max} tokens"
-    if prefs.region and not _in_region(terms.region, prefs.region):
-        return f"region {terms.region or 'not given'}"
-    if figures.price_micro > prefs.price_micro_max:
-        return f"costs {figures.price_micro} micro, limit {prefs.price_micro_max}"
-    fault = _price_fault(prefs, terms) or _pace_fault(prefs, figures.predicted)
-    if fault is not None:
-        return fault
-    # Due with the first output token; a worker turns down an award that it can't cover.
-    if terms.prepay + terms.quantum < price_micro(replace(need, output_max=1), terms):
-        return f"gives no more credit than {terms.quantum} micro, and the prompt costs more"
-    if terms.prepay > prefs.prepay_micro_max:
-        return f"asks {terms.prepay} micro in advance, limit {prefs.prepay_micro_max}"
-    if prefs.deadline_s is not None:
-        left_ms = int(prefs.deadline_s * MS_PER_S) - elapsed_ms
-        if figures.total_ms > left_ms:
-            return f"would take {figures.total_ms} ms, {max(left_ms, 0)} ms are left"
-    return None
-
-
-def _named(skills: int) -> str:
-    return ", ".join(skill.name.lower() for skill in Skill if skill & skills and skill.name)
-
-
-def _price_fault(prefs: Preferences, terms: Terms) -> str | None:
-    prices = (
-        ("prompt", max(terms.price_in, terms.price_cached), prefs.price_in_max),
-        ("output", terms.price_out, prefs.price_out_max),
-    )
-    for what, price, price_max in prices:
-        if price_max is not None and price > price_max:
-            return f"{price} micro per million {what} tokens, limit {price_max}"
-    return None
-
-
-def _pace_fault(prefs: Preferences, predicted: Figures) -> str | None:
-    first_max, rate_min = prefs.first_token_ms_max, prefs.rate_mtps_min
-    if first_max is not None and predicted.first_token_ms > first_max:
-        return f"first token after {predicted.first_token_ms} ms, limit {first_max}"
-    if rate_min is not None and 1_000_000_000 // predicted.token_us < rate_min:
-        return f"{predicted.rate_tps:.1f} tokens per second, wanted {rate_min / 1000:.1f}"
-    return None
 
 
 def sort_key(sort: Sort, figures: Estimate) -> int:
@@ -329,17 +305,19 @@ def newcomers_refused(ok_permille: int) -> int:
     return _average(ok_permille, 0, NEWCOMER_REFUSALS)
 
 
-def _promised(need: Need, terms: Terms) -> Figures:
-    first_ms = terms.first_token_ms
-    if terms.ask == ZERO_HASH and terms.prefill_tps:
-        reference_ms = OFFER_TOKENS_IN * MS_PER_S // terms.prefill_tps
-        first_ms = max(first_ms - reference_ms, 0)
-        first_ms += need.tokens_in * MS_PER_S // terms.prefill_tps
+def _promised(need: Need, terms: Terms, cached: int) -> Figures:
+    first_ms, prefill_tps = terms.first_token_ms, terms.prefill_tps
+    if prefill_tps:  # an offer is for a prompt of the reference size, a bid for the whole one
+        known = OFFER_TOKENS_IN if terms.ask == ZERO_HASH else cached
+        fresh = need.tokens_in - cached if terms.ask == ZERO_HASH else 0
+        first_ms = max(first_ms - known * MS_PER_S // prefill_tps, 0)
+        first_ms += fresh * MS_PER_S // prefill_tps
     return Figures(first_token_ms=first_ms, token_us=-(-1_000_000_000 // max(terms.rate_mtps, 1)))
 
 
-def _predicted(need: Need, promised: Figures, track: Track) -> Figures:
-    measured_first = _rescale(track.first_token_ms, of=OFFER_TOKENS_IN, to=need.tokens_in)
+def _predicted(need: Need, promised: Figures, track: Track, cached: int) -> Figures:
+    to = need.tokens_in - cached
+    measured_first = _rescale(track.first_token_ms, of=OFFER_TOKENS_IN, to=to)
     measured_token = 1_000_000_000 // track.rate_mtps if track.rate_mtps else 0
     return Figures(
         first_token_ms=_blend(promised.first_token_ms, measured_first, track.jobs),
@@ -360,8 +338,3 @@ def _rescale(first_token_ms: int, *, of: int, to: int) -> int:
 
 def _average(old: int, new: int, weight: int) -> int:
     return (old * (weight - 1) + new) // weight
-
-
-def _in_region(region: str, wanted: str) -> bool:
-    region, wanted = region.casefold(), wanted.casefold()
-    return region == wanted or region.startswith(wanted + "-")

@@ -50,7 +50,7 @@ class Candidate:
     score: int
     """Micro: price plus the value of the predicted time."""
     predicted: Figures
-    """How fast it is expected to be."""
+    """How fast it is expected to be, even where its cache has nothing of the prompt."""
     price_micro: int
     """Most that the job costs on these terms."""
     reason: str
@@ -121,6 +121,7 @@ class Auction:
         key: bytes,
         rng: random.Random,
         observer: Observer | None,
+        known: Mapping[Address, int],
         without: frozenset[Address] = frozenset(),
         urgent: bool = False,
     ) -> None:
@@ -135,6 +136,7 @@ class Auction:
             key: 32-byte session key that signs the ask.
             rng: Seed of the draws, nonce of the ask.
             observer: Told of every event and effect.
+            known: Tokens of the prompt that workers are known to have read before.
             without: Workers that had the job before, and are not to have it again.
             urgent: An offer at hand is taken without asking around.
         """
@@ -147,6 +149,7 @@ class Auction:
         self._key = key
         self._rng = rng
         self._observer = observer
+        self._known = known
         self._without = without
         self._urgent = urgent
         self._state: State | None = None
@@ -234,6 +237,7 @@ class Auction:
                 reached=self._desk.reached(self.need.model),
                 tracks=self._desk.tracks(self.need.model),
                 newcomers_permille=self._desk.newcomers_permille(),
+                known=self._known,
                 without=self._without,
                 urgent=self._urgent,
             )
@@ -272,8 +276,8 @@ class Auction:
                 terms=choice.standing.signed,
                 terms_digest=choice.standing.digest,
                 score=choice.estimate.score,
-                predicted=choice.estimate.predicted,
-                price_micro=choice.estimate.price_micro,
+                predicted=choice.estimate.uncached,
+                price_micro=choice.estimate.price_most_micro,
                 reason=choice.reason,
             )
         if self._failure is not None:

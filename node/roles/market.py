@@ -18,6 +18,7 @@ from node.protocol.auction_state import Bound, Declined, Effect, Event, Reached,
 from node.protocol.fields import Address, Hash, Signed
 from node.protocol.frames import NO_JOB, AskFrame, Bid, Offer, Refusal
 from node.protocol.offers import OfferBook, Standing, admit
+from node.protocol.prefixes import Heads
 from node.protocol.scoring import OFFER_TOKENS_IN, Need, Preferences, Sort, Track, estimate
 from node.protocol.signing import checksum
 from node.protocol.statements import Ask, Terms
@@ -25,7 +26,7 @@ from node.roles.bidding import Auction, Candidate, Observer
 from node.roles.contacts import Contacts
 from node.roles.dispatch import Handlers
 from node.roles.hints import Hints
-from node.roles.measurements import Measurements, Sample
+from node.roles.measurements import Measurements, Report, Sample
 from node.roles.ports import Clock, Inbound, Session, Transport
 from node.roles.quotas import Quota, Quotas
 from node.roles.standby import Standby
@@ -40,6 +41,7 @@ __all__ = [
     "Need",
     "Observer",
     "Preferences",
+    "Report",
     "Sort",
     "Standby",
 ]
@@ -156,10 +158,14 @@ class Market:
         prefs: Preferences,
         *,
         observer: Observer | None = None,
+        heads: Heads = (),
         without: frozenset[Address] = frozenset(),
         urgent: bool = False,
     ) -> Auction:
-        """An auction of one job; it begins with the first `next()`.  Arguments as `Auction`'s."""
+        """An auction of one job; it begins with the first `next()`.  Arguments as `Auction`'s.
+
+        `heads` are the prompt's: whoever has read it before has an advantage.
+        """
         self.follow(need.model)
         self._needs[need.model], self._prefs = need, prefs
         self._needs.move_to_end(need.model)
@@ -175,6 +181,7 @@ class Market:
             key=self._key,
             rng=self._rng,
             observer=observer,
+            known=self._measured.known(need.model, heads),
             without=without,
             urgent=urgent,
         )
@@ -186,35 +193,10 @@ class Market:
         standby.tend()
         return standby
 
-    def measured(
-        self,
-        *,
-        worker: Address,
-        model: Hash,
-        tokens_in: int,
-        first_token_s: float | None,
-        rate_tps: float | None,
-        ok: bool,
-    ) -> None:
-        """Note how a segment went; counts at once, and is saved in the background.
-
-        Args:
-            worker: Who did it.
-            model: With which model.
-            tokens_in: Prompt size.
-            first_token_s: From award to first token; None if none came.
-            rate_tps: Output tokens per second; None if it can't be told.
-            ok: Whether the worker kept its word to the end.
-        """
-        self._contacts.release(worker)
-        self._measured.note(
-            worker=worker,
-            model=model,
-            tokens_in=tokens_in,
-            first_token_s=first_token_s,
-            rate_tps=rate_tps,
-            ok=ok,
-        )
+    def measured(self, report: Report) -> None:
+        """Note how a segment went; counts at once, and is saved in the background."""
+        self._contacts.release(report.worker)
+        self._measured.note(report)
 
     async def flush(self) -> None:
         """Return once all that was measured is saved."""
@@ -304,12 +286,14 @@ class Market:
     def came_to_nothing(self, candidate: Candidate, *, tokens_in: int) -> None:
         """A job that failed, though nobody has to see it: another worker does it."""
         self.measured(
-            worker=candidate.session.peer,
-            model=candidate.terms.statement.model,
-            tokens_in=tokens_in,
-            first_token_s=None,
-            rate_tps=None,
-            ok=False,
+            Report(
+                worker=candidate.session.peer,
+                model=candidate.terms.statement.model,
+                tokens_in=tokens_in,
+                first_token_s=None,
+                rate_tps=None,
+                ok=False,
+            )
         )
         self.withdraw(candidate)
 

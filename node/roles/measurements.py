@@ -1,6 +1,7 @@
 """What this client measured of workers: in memory for auctions, in the store for later runs."""
 
 from collections import OrderedDict, deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -8,9 +9,11 @@ import trio
 
 from node.errors import NodeError
 from node.protocol.fields import ZERO_ADDRESS, Address, Hash
+from node.protocol.prefixes import Heads, savable
 from node.protocol.scoring import OK_WHOLE, Track, Trust, newcomers_after, newcomers_refused
 from node.roles.ports import Clock
 from node.roles.pulse import Pulse
+from node.roles.readers import Readers
 from node.roles.stores import MarketStore, Measurement
 
 log = structlog.get_logger("measurements")
@@ -37,6 +40,26 @@ class Sample:
     rate_tps: float | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """How a segment went."""
+
+    worker: Address
+    model: Hash
+    tokens_in: int
+    """Prompt size."""
+    tokens_cached: int = 0
+    """Of it, what was billed as cached."""
+    heads: Heads = ()
+    """Of the prompt; empty where that is no ids."""
+    first_token_s: float | None
+    """From award to first token; None if none came."""
+    rate_tps: float | None
+    """Output tokens per second; None if it can't be told."""
+    ok: bool
+    """Whether the worker kept its word to the end."""
+
+
 class Measurements:
     """Tracks per worker and model, and the record of newcomers together."""
 
@@ -45,6 +68,7 @@ class Measurements:
         self._clock = clock
         self._tracks: OrderedDict[Key, Track] = OrderedDict()
         self._samples: dict[Key, deque[Sample]] = {}
+        self._readers = Readers(clock)
         self._dirty: dict[Key, None] = {}
         self._changed = Pulse()
         self._lock = trio.Lock()
@@ -104,41 +128,34 @@ class Measurements:
         """The latest jobs of this run of the node, the oldest first: averages have no spread."""
         return tuple(self._samples.get((worker, model), ()))
 
-    def note(
-        self,
-        *,
-        worker: Address,
-        model: Hash,
-        tokens_in: int,
-        first_token_s: float | None,
-        rate_tps: float | None,
-        ok: bool,
-    ) -> None:
-        """One more segment.
+    def known(self, model: Hash, heads: Heads) -> Mapping[Address, int]:
+        """Tokens of a prompt that workers have read before, of those that have any."""
+        return self._readers.known(model, heads)
 
-        Args:
-            worker: Who did it.
-            model: With which model.
-            tokens_in: Prompt size.
-            first_token_s: From award to first token; None if none came.
-            rate_tps: Output tokens per second; None if it can't be told.
-            ok: Whether it kept its word to the end.
-        """
-        latest = self._samples.setdefault((worker, model), deque(maxlen=SAMPLES_MAX))
-        latest.append(Sample(first_token_s=first_token_s, rate_tps=rate_tps))
+    def note(self, report: Report) -> None:
+        """One more segment."""
+        key = worker, model = report.worker, report.model
+        latest = self._samples.setdefault(key, deque(maxlen=SAMPLES_MAX))
+        latest.append(Sample(first_token_s=report.first_token_s, rate_tps=report.rate_tps))
         track = self.track(worker, model)
         if track.jobs == 0:
-            self._put_newcomers(newcomers_after(self.newcomers_permille, ok=ok))
+            self._put_newcomers(newcomers_after(self.newcomers_permille, ok=report.ok))
+        first_s, rate_tps = report.first_token_s, report.rate_tps
+        known = self.known(model, report.heads).get(worker, 0)
         self._put(
-            (worker, model),
+            key,
             track.after(
-                ok=ok,
+                ok=report.ok,
                 now_ms=self._clock.unix_ms(),
-                tokens_in=tokens_in,
-                first_token_ms=None if first_token_s is None else max(int(first_token_s * 1000), 1),
+                tokens_in=report.tokens_in,
+                first_token_ms=None if first_s is None else max(int(first_s * 1000), 1),
                 rate_mtps=None if rate_tps is None else int(rate_tps * 1000),
+                tokens_known=min(known, savable(report.tokens_in)),
+                tokens_cached=report.tokens_cached,
             ),
         )
+        if first_s is not None:
+            self._readers.read(worker, model, report.heads)
 
     def note_refusal(self, worker: Address, model: Hash) -> None:
         """An award on its live terms was turned down, for no fault of ours."""

@@ -14,15 +14,16 @@ import structlog
 import trio
 
 from node.errors import NodeError, NoPeers, Unavailable, WalletError
-from node.protocol import job_client, limits
+from node.protocol import job_client, limits, prefixes
 from node.protocol.frames import Refused
 from node.protocol.patience import acceptance_limit_s
 from node.protocol.payer_state import TabTaken
+from node.protocol.prefixes import Heads
 from node.protocol.signing import checksum
 from node.roles.guarantee import await_lock, give_lock
 from node.roles.job_run import JobRun
 from node.roles.leg import Buyer, Leg, NotSent
-from node.roles.market import Auction, Candidate, Market, Standby
+from node.roles.market import Auction, Candidate, Market, Report, Standby
 from node.units import MS_PER_S
 
 log = structlog.get_logger("client")
@@ -117,6 +118,7 @@ class Relay:
             run.order.need(run.position, run.answer.reread),
             run.preferences(self._now_s()),
             observer=run.watcher.market,
+            heads=self._heads(run.position),
             without=frozenset(run.out),
             urgent=urgent,
         )
@@ -335,13 +337,22 @@ class Relay:
         took_s = last_s - first_s if first_s is not None and last_s is not None else 0.0
         rate_tps = (job.tokens_out - 1) / took_s if job.tokens_out > 1 and took_s > 0 else None
         self._market.measured(
-            worker=leg.candidate.session.peer,
-            model=job.terms.model,
-            tokens_in=job.award.tokens_in,
-            first_token_s=None if first_s is None else first_s - attempt.awarded_s,
-            rate_tps=rate_tps,
-            ok=not job.failure,
+            Report(
+                worker=leg.candidate.session.peer,
+                model=job.terms.model,
+                tokens_in=job.award.tokens_in,
+                tokens_cached=job.tokens_cached,
+                heads=self._heads(job.award.position),
+                first_token_s=None if first_s is None else first_s - attempt.awarded_s,
+                rate_tps=rate_tps,
+                ok=not job.failure,
+            )
         )
+
+    def _heads(self, position: int) -> Heads:
+        """Of the prompt and so much output; none in tier text, where they are no ids."""
+        run = self._run
+        return prefixes.heads((*run.order.prompt, *run.answer.ids[:position]))
 
     # ------------------------------------------------------------------------------------ inside
 

@@ -32,6 +32,7 @@ from node.protocol.auction_state import (
 from node.protocol.choice import Choice
 from node.protocol.fields import Address
 from node.protocol.frames import Refused
+from node.protocol.objections import objection
 from node.protocol.offers import Standing
 from node.protocol.scoring import (
     OK_WHOLE,
@@ -39,7 +40,6 @@ from node.protocol.scoring import (
     Track,
     estimate,
     newcomers_after,
-    objection,
 )
 from tests.protocol.market_samples import need, prefs, standing, worker_of
 

@@ -1,5 +1,6 @@
 """Scores, limits and trust, with the arithmetic written out."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from node.protocol.fields import ZERO_HASH
+from node.protocol.objections import objection
 from node.protocol.scoring import (
     OK_WHOLE,
     Track,
@@ -14,7 +16,6 @@ from node.protocol.scoring import (
     estimate,
     newcomer_share,
     newcomers_after,
-    objection,
 )
 from tests.protocol.market_samples import NOW_MS, need, prefs, terms, worker_of
 
@@ -71,6 +72,69 @@ def test_what_was_measured_is_scaled_to_the_prompt() -> None:
     assert after.first_token_ms == 100 * (1024 + 256) // (256 + 256)
     again = estimate(need(tokens_in=256), prefs(), terms(1, first_token_ms=1), after)
     assert again.predicted.first_token_ms == (100 + 2) // 3
+
+
+def test_what_a_worker_has_read_before_costs_and_takes_less() -> None:
+    # 800 tokens at 1,000 a second, of which 640 are known.
+    wanted = need(tokens_in=800)
+    offer = terms(1, first_token_ms=1_124, prefill_tps=1_000, quantum=10**6)
+    plain = estimate(wanted, prefs(), offer, FRESH)
+    figures = estimate(wanted, prefs(), offer, FRESH, tokens_known=640)
+    assert (plain.price_micro, plain.tokens_cached, plain.resumes) == (120, 0, False)
+    assert figures.price_micro == 160 * 0.1 + 640 * 0.025 + 100 * 0.4 == 72
+    assert figures.price_most_micro == 120
+    assert (plain.promised.first_token_ms, figures.promised.first_token_ms) == (900, 260)
+    assert figures.uncached == plain.predicted
+    assert figures.resumes
+    assert figures.score == 72 + -(-50 * figures.total_ms // 1000)
+    few = estimate(wanted, prefs(), offer, FRESH, tokens_known=192)
+    assert not few.resumes
+
+
+def test_a_bid_is_for_the_whole_prompt() -> None:
+    bid = terms(1, first_token_ms=900, prefill_tps=1_000, ask=b"a" * 32)
+    figures = estimate(need(tokens_in=800), prefs(), bid, FRESH, tokens_known=640)
+    assert figures.promised.first_token_ms == 260
+    boast = replace(bid, first_token_ms=5)
+    figures = estimate(need(tokens_in=800), prefs(), boast, FRESH, tokens_known=640)
+    assert figures.promised.first_token_ms == 0
+
+
+def test_the_last_tokens_are_never_cached() -> None:
+    figures = estimate(need(tokens_in=64), prefs(), terms(1), FRESH, tokens_known=64)
+    assert figures.tokens_cached == 32
+
+
+def test_a_worker_that_did_not_have_it_is_believed_less() -> None:
+    measured: dict[str, Any] = {"ok": True, "now_ms": NOW_MS, "first_token_ms": 100}
+    once = FRESH.after(**measured, tokens_known=640, tokens_cached=0)
+    assert once.kept_permille == 500
+    twice = once.after(**measured, tokens_known=640, tokens_cached=160)
+    assert twice.kept_permille == (500 + 250) // 2
+    assert twice.after(**measured, tokens_known=640, tokens_cached=700).kept_permille == 687
+    # Nothing was known, or nothing came: that says nothing.
+    assert twice.after(**measured).kept_permille == 375
+    failed = twice.after(ok=False, now_ms=NOW_MS, tokens_known=640)
+    assert failed.kept_permille == 375
+    assert (
+        estimate(need(tokens_in=800), prefs(), terms(1), once, tokens_known=640).tokens_cached
+        == 320
+    )
+
+
+def test_a_first_token_is_measured_for_what_was_computed() -> None:
+    whole = FRESH.after(ok=True, now_ms=NOW_MS, tokens_in=256, first_token_ms=100)
+    cached = FRESH.after(
+        ok=True, now_ms=NOW_MS, tokens_in=1024, tokens_cached=768, first_token_ms=100
+    )
+    assert cached.first_token_ms == whole.first_token_ms
+
+
+def test_limits_hold_for_a_prompt_that_is_not_cached() -> None:
+    wanted, limits = need(tokens_in=800), prefs(price_micro_max=119)
+    figures = estimate(wanted, limits, terms(1), FRESH, tokens_known=640)
+    fault = objection(wanted, limits, terms(1), figures, elapsed_ms=0)
+    assert fault == "costs 120 micro, limit 119"
 
 
 @pytest.mark.parametrize(
@@ -182,6 +246,8 @@ counts = st.integers(0, 2**20)
     prefill_tps=st.integers(0, 2**32 - 1),
     measured=st.tuples(counts, counts, counts),
     ask=st.sampled_from([ZERO_HASH, b"a" * 32]),
+    known=st.integers(0, 2**32),
+    kept=st.integers(0, 1000),
 )
 def test_no_terms_that_pass_the_codec_upset_the_arithmetic(
     tokens_in: int,
@@ -192,11 +258,14 @@ def test_no_terms_that_pass_the_codec_upset_the_arithmetic(
     prefill_tps: int,
     measured: tuple[int, int, int],
     ask: bytes,
+    known: int,
+    kept: int,
 ) -> None:
     wanted = need(tokens_in=tokens_in, output_max=output_max)
     offered = terms(
         1,
         price_in=price,
+        price_cached=min(price, 25_000),
         price_out=price,
         first_token_ms=first_token_ms,
         rate_mtps=rate_mtps,
@@ -204,10 +273,14 @@ def test_no_terms_that_pass_the_codec_upset_the_arithmetic(
         ask=ask,
     )
     jobs, first, rate = measured
-    figures = estimate(
-        wanted, prefs(), offered, track(jobs=jobs, first_token_ms=first, rate_mtps=rate)
+    measured_of = replace(
+        track(jobs=jobs, first_token_ms=first, rate_mtps=rate), kept_permille=kept
     )
+    figures = estimate(wanted, prefs(), offered, measured_of, tokens_known=known)
     assert figures.score >= figures.price_micro >= 0
+    assert 0 <= figures.tokens_cached <= max(tokens_in - 2, 0)
+    assert figures.price_micro <= figures.price_most_micro
+    assert figures.predicted.first_token_ms <= figures.uncached.first_token_ms
     assert figures.predicted.first_token_ms >= figures.promised.first_token_ms
     assert figures.predicted.token_us >= figures.promised.token_us
     assert objection(wanted, prefs(), offered, figures, elapsed_ms=0) != ""

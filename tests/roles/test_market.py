@@ -24,7 +24,7 @@ from node.protocol.frames import (
 from node.protocol.scoring import OK_WHOLE, Trust, newcomers_after
 from node.protocol.signing import address_of_key
 from node.roles import contacts
-from node.roles.market import Auction, Candidate, Effect, Event, Market
+from node.roles.market import Auction, Candidate, Effect, Event, Market, Report
 from node.roles.seller import Seller
 from tests.protocol.market_samples import announced, signed_terms, worker_of
 from tests.roles.fakes import UNIX_MS_START, FakeSession, Gossip, Net, key_of
@@ -81,12 +81,14 @@ def refusal(candidate: Candidate, code: Refused, offer: object = None) -> Refusa
 
 def well(market: Market, candidate: Candidate) -> None:
     market.measured(
-        worker=candidate.session.peer,
-        model=MODEL,
-        tokens_in=100,
-        first_token_s=0.061,
-        rate_tps=100.0,
-        ok=True,
+        Report(
+            worker=candidate.session.peer,
+            model=MODEL,
+            tokens_in=100,
+            first_token_s=0.061,
+            rate_tps=100.0,
+            ok=True,
+        )
     )
 
 
@@ -370,12 +372,14 @@ async def test_measurements_decide_and_outlive_the_process(
             auction = market.auction(NEED, PREFS)
             candidate = await auction.next()
             market.measured(
-                worker=candidate.session.peer,
-                model=MODEL,
-                tokens_in=100,
-                first_token_s=4.0,
-                rate_tps=5.0,
-                ok=True,
+                Report(
+                    worker=candidate.session.peer,
+                    model=MODEL,
+                    tokens_in=100,
+                    first_token_s=4.0,
+                    rate_tps=5.0,
+                    ok=True,
+                )
             )
             process.cancel_scope.cancel()
         slow = candidate.session.peer
@@ -415,12 +419,14 @@ async def test_a_worker_that_fails_is_left_for_one_that_does_not(
         market = await world.client()
         cheapest = await market.auction(NEED, PREFS).next()
         market.measured(
-            worker=cheapest.session.peer,
-            model=MODEL,
-            tokens_in=100,
-            first_token_s=None,
-            rate_tps=None,
-            ok=False,
+            Report(
+                worker=cheapest.session.peer,
+                model=MODEL,
+                tokens_in=100,
+                first_token_s=None,
+                rate_tps=None,
+                ok=False,
+            )
         )
         winners = set()
         for _ in range(10):
@@ -517,12 +523,14 @@ async def test_a_session_with_a_job_is_not_rotated_away(
             await trio.sleep(3)
         assert held.session.lost is None
         market.measured(
-            worker=held.session.peer,
-            model=MODEL,
-            tokens_in=100,
-            first_token_s=None,
-            rate_tps=None,
-            ok=False,
+            Report(
+                worker=held.session.peer,
+                model=MODEL,
+                tokens_in=100,
+                first_token_s=None,
+                rate_tps=None,
+                ok=False,
+            )
         )
         for _ in range(20):
             market.follow(MODEL)

@@ -34,6 +34,7 @@ from node.protocol.offers import Standing
 from node.protocol.scoring import Need
 from node.protocol.statements import Tier
 from node.roles.capacity import Promise
+from node.roles.measurements import Report
 from tests.sim_market.parties import (
     MODEL,
     PREFS,
@@ -258,12 +259,14 @@ class Jobs:
     def _note(self, job: Job, worker: Worker, *, ok: bool, first_s: float, rate: float) -> None:
         self._release(job.client, worker)
         job.client.measured.note(
-            worker=worker.address,
-            model=MODEL,
-            tokens_in=job.need.tokens_in,
-            first_token_s=first_s if ok else None,
-            rate_tps=rate if ok else None,
-            ok=ok,
+            Report(
+                worker=worker.address,
+                model=MODEL,
+                tokens_in=job.need.tokens_in,
+                first_token_s=first_s if ok else None,
+                rate_tps=rate if ok else None,
+                ok=ok,
+            )
         )
 
     def _release(self, client: Client, worker: Worker) -> None:
