@@ -7,7 +7,7 @@ from importlib import import_module
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="scripts/bench-*", description=__doc__)
-    parser.add_argument("bench", choices=("engine", "gateway", "market", "store"))
+    parser.add_argument("bench", choices=("conversation", "engine", "gateway", "market", "store"))
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     parser.add_argument("--quick", action="store_true", help="fewer rounds: at most a minute")
     chosen = parser.parse_args()
