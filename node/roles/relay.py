@@ -161,10 +161,19 @@ class Relay:
             with run.cancellable():
                 candidate = await auction.next()
             objection = run.objection(candidate, escrow=self._buyer.ports.domain.escrow)
+            if self._was_asked(candidate):
+                objection = "was asked beside another one"
             if not objection:
                 run.watcher.awarded(candidate, auction.record())
                 return candidate
             auction.lost(candidate, objection, failed=False)
+
+    def _was_asked(self, candidate: Candidate) -> bool:
+        """Another auction, for a hedge, gave it the job: it has the award, and did not refuse."""
+        return any(
+            leg.candidate.session.peer == candidate.session.peer and leg.job.refusal is None
+            for leg in self._under_way
+        )
 
     async def _open(self, auction: Auction, candidate: Candidate) -> Leg | None:
         """Send an award; None if it could not be sent, and another worker may do the job."""

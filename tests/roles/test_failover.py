@@ -493,6 +493,19 @@ async def test_hedges_are_few(clock: MockClock) -> None:
         assert not w.payer.reservations
 
 
+async def test_whoever_was_asked_beside_another_is_not_asked_again(clock: MockClock) -> None:
+    async with world() as w:
+        for number in range(2):
+            await rogue_worker(w, no_answer, number=100 + number, **CHEAP)
+        client, watch = await w.buy(), Watch()
+        with pytest.raises(NoPeers):
+            await bought(client, watch=watch, preferences=CHEAPEST)
+        assert len(watch.hedges) == 1
+        for session in w.client_transport.sessions().values():
+            assert sum(isinstance(frame, AwardFrame) for frame in session.sent) == 1
+        assert not w.payer.reservations
+
+
 async def test_a_hedge_that_the_deposit_does_not_cover_is_not_made(clock: MockClock) -> None:
     async with world() as w:
         await w.sell(1)
