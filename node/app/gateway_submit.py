@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
+import structlog
 import trio
 
 from node import __version__
@@ -14,7 +15,9 @@ from node.app.gateway_models import Shelf
 from node.app.submit_job import Stop, buy
 from node.app.submit_request import SubmitRequest
 from node.config import Config, setting
-from node.errors import ConfigError, UsageError
+from node.errors import ConfigError, NodeError, UsageError
+
+log = structlog.get_logger("gateway")
 
 OF_A_JOB: Final = frozenset(
     {"client.job_cap_micro", "client.value_of_time_micro_per_s", "client.prepay_max_micro"}
@@ -57,6 +60,12 @@ class Submits:
                     self._buyer, config, request, follower.tell, stop, self._shelf.reader_of
                 )
                 nursery.cancel_scope.cancel()
+        except Exception as error:
+            if _expected(error):
+                raise
+            # A bug of ours, which must not end everybody's jobs.
+            log.exception("a job of node submit failed")
+            raise NodeError("the gateway failed; see its log") from error
         finally:
             del self._under_way[stop]
         return result
@@ -104,3 +113,10 @@ class Submits:
                     hint="start the gateway with it, or stop it for this job",
                 )
         return replace(self._config, client=replace(self._config.client, **own))
+
+
+def _expected(error: Exception) -> bool:
+    """It says why there is no answer."""
+    if isinstance(error, ExceptionGroup):
+        return error.split(NodeError)[1] is None
+    return isinstance(error, NodeError)

@@ -20,6 +20,7 @@ from node.roles.pulse import Pulse
 log = structlog.get_logger("gateway")
 
 REPLAY_S: Final = 60.0
+SERVER: Final = "server_error"
 KEPT_MAX: Final = 1024
 """Ended runs that are kept for clients that come back; and of their text:"""
 KEPT_CHARS_MAX: Final = 32 * 1024 * 1024
@@ -107,10 +108,17 @@ class Run:
         try:
             choice.ended = await job.run()
         except ApiError as error:
-            if self.error is None:
-                self.error = error
-                await self.cancel("another answer of the request failed")
+            await self._fail(error)
+        except Exception:
+            # A bug of ours, which must not end everybody's answers.  Tracebacks have no values.
+            log.exception("answer failed")
+            await self._fail(ApiError(500, "internal error", code="internal_error", kind=SERVER))
         self.changed.ring()
+
+    async def _fail(self, error: ApiError) -> None:
+        if self.error is None:
+            self.error = error
+            await self.cancel("another answer of the request failed")
 
     async def cancel(self, why: str) -> None:
         """End what is under way; what was delivered is paid."""

@@ -181,6 +181,21 @@ async def test_one_answer_that_fails_ends_the_others(clock: MockClock, w: World)
     assert w.desk.running == 0
 
 
+async def test_a_bug_in_one_answer_ends_no_other(clock: MockClock, w: World) -> None:
+    async def ask_twice() -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(other)
+            await trio.sleep(0.15)
+            w.desk.script.error = AssertionError("a bug")  # type: ignore[assignment]
+            reply = await w.chat()
+            assert (reply.status, reply.error["code"]) == (500, "internal_error")
+
+    async def other() -> None:
+        assert (await w.chat()).status == 200
+
+    await ask_twice()
+
+
 async def test_what_no_worker_gave_is_marked(clock: MockClock, w: World) -> None:
     w.desk.script.taken_over = LastResort(after_tokens=1, reason="died")
     told = {"after_tokens": 1, "reason": "died"}
