@@ -138,6 +138,7 @@ def _status(vendor: Vendor, began_s: float) -> dict[str, Any]:
         "jobs": {
             "active": vendor.worker.active,
             "awards": vendor.worker.awards,
+            "computing": load.active,
             "slots": load.slots,
             "queued": load.queued,
         },
