@@ -9,7 +9,6 @@ import trio
 
 from node.adapters.http.errors import ApiError, bad_field, not_found
 from node.adapters.http.port import Ask, Customer, Job, Sink
-from node.adapters.text.chat import Message
 from node.app import receipts
 from node.app.gateway_job import Counter, MarketJob, Wanted
 from node.app.gateway_plan import precise_enough, steps
@@ -148,18 +147,16 @@ class MarketDesk:
 
 def _questions(ask: Ask) -> list[Question]:
     """One for each answer: all choices of the first prompt, then of the next."""
-    messages: tuple[Message, ...] = tuple(
-        Message(role=each["role"], content=each["content"]) for each in ask.messages
-    )
     return [
         Question(
-            messages=messages,
+            messages=ask.messages,
             prompt=prompt,
             sampling=replace(ask.sampling, choice=choice),
             max_tokens=ask.max_tokens or 1,
             stops=ask.stops,
             ignore_eos=ask.ignore_eos,
             format=ask.format,
+            toolbox=ask.toolbox,
         )
         for prompt in ask.prompts or ("",)
         for choice in range(ask.choices)

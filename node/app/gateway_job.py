@@ -11,28 +11,27 @@ import trio
 
 from node.adapters import grammar
 from node.adapters.http.errors import ApiError, bad_field, busy, failed, unpaid, unsupported
-from node.adapters.http.port import Customer, Ended, Sink, Started, TokenText
-from node.adapters.text.chat import ChatText
-from node.app import receipts
+from node.adapters.http.port import Customer, Ended, Sink, Started
+from node.app import receipts, tooling
 from node.app.buyer import Buyer
 from node.app.figures import finish_of
 from node.app.gateway_models import Shelf
 from node.app.gateway_plan import Step
+from node.app.gateway_tap import Tap, Watcher
 from node.app.home import Home
 from node.app.key_book import KeyBook
 from node.app.ordering import Question, Reader, answer_of, order_of
 from node.config import Config
 from node.errors import ConfigError, NodeError, NoPeers, PeerError, UsageError, WalletError
-from node.protocol.auction_record import AuctionRecord
+from node.protocol.chat import with_tools
 from node.protocol.formats import FormatError, skill_of
-from node.protocol.logprobs import TokenLogprob
 from node.protocol.scoring import price_micro
 from node.protocol.signing import checksum
-from node.protocol.statements import CutoffReason, Lock, Tier
+from node.protocol.statements import CutoffReason, Skill, Tier
+from node.protocol.tool_calls import CallReader
 from node.roles.answer import AnyAnswer
 from node.roles.client import Outcome
 from node.roles.job_run import Abandoned
-from node.roles.market import Candidate
 from node.roles.order import Order
 
 log = structlog.get_logger("gateway")
@@ -74,6 +73,8 @@ class MarketJob:
         self._customer = customer
         self._job = b""
         self._cancelled = ""
+        self._calls: CallReader | None = None
+        """Of the answer, where it may have some."""
         self._waiting = trio.CancelScope()
 
     async def run(self) -> Ended:
@@ -134,14 +135,10 @@ class MarketJob:
             raise _Unsold(Abandoned(self._cancelled))
 
     async def _order(self, reader: Reader, step: Step) -> Order:
-        question, limit = self._wanted.question, self._wanted.limit
-        self._check_skills(reader)
+        question, limit = await self._question(reader), self._wanted.limit
         make = partial(order_of, replace(question, max_tokens=limit or 1), reader, step.preferences)
-        chars = len(question.prompt) + sum(len(each["content"]) for each in question.messages)
-        if question.format:
-            await self._check_format(question.format)
         try:
-            if chars > RENDER_INLINE_CHARS:
+            if _chars(question) > RENDER_INLINE_CHARS:
                 order = await trio.to_thread.run_sync(make)
             else:
                 order = make()
@@ -151,28 +148,51 @@ class MarketJob:
             raise bad_field(self._prompt_field, str(error)) from error
         return order
 
-    def _check_skills(self, reader: Reader) -> None:
-        """What the model's workers can't do.
+    async def _question(self, reader: Reader) -> Question:
+        """What is asked, as this model is to be asked it.
 
         Raises:
-            ApiError: It was asked for.
+            ApiError: It is what no worker of the model can do.
         """
         question, in_text = self._wanted.question, reader.model.tier is Tier.TEXT
-        offers = self._counter.buyer.market.live_offers(reader.model.id)
-        if offers and all(skill_of(question.format) & ~each.terms.skills for each in offers):
-            raise unsupported("response_format", "no worker of this model can force it")
         if question.sampling.logprobs is not None and in_text:
             raise unsupported("logprobs", "this model's workers tell none: they sell text")
+        field = "tools" if question.toolbox.tools else "response_format"
+        if with_tools(question.messages, question.toolbox):
+            native = reader.chat.knows_tools
+            if in_text:
+                offers = await self._counter.shelf.offers(reader.model.id)
+                native = any(each.terms.skills & Skill.TOOLS for each in offers)
+            try:
+                asked = tooling.shown(
+                    question.messages, question.toolbox, native=native, forces=in_text
+                )
+            except UsageError as error:
+                raise unsupported(field, str(error)) from error
+            self._calls = asked.reader() if question.toolbox.tools else None
+            question = replace(
+                question,
+                messages=asked.messages,
+                toolbox=asked.toolbox,
+                format=asked.format or question.format,
+            )
+        await self._check_format(reader, question.format, field)
+        return question
 
-    async def _check_format(self, format: str) -> None:
+    async def _check_format(self, reader: Reader, format: str, field: str) -> None:
         """
         Raises:
             ApiError: No worker could keep an answer to it.
         """
+        if not format:
+            return
+        offers = self._counter.buyer.market.live_offers(reader.model.id)
+        if offers and all(skill_of(format) & ~each.terms.skills for each in offers):
+            raise unsupported(field, "no worker of this model can force it")
         try:
             await trio.to_thread.run_sync(grammar.check, format)
         except FormatError as error:
-            raise unsupported("response_format", str(error)) from error
+            raise unsupported(field, str(error)) from error
 
     @property
     def _prompt_field(self) -> str:
@@ -216,12 +236,12 @@ class MarketJob:
         return _Hold(micro=held, price_micro_max=held, last=bool(offers) and held == left)
 
     async def _buy(self, reader: Reader, order: Order) -> tuple[Outcome, Ended]:
-        tap = _Tap(self._sink, reader.chat, order)
+        tap = Tap(self._sink, reader.chat, order, self._calls)
         question = replace(self._wanted.question, max_tokens=order.output_max)
         answer = tap.answer = answer_of(question, reader, tap.text)
         self._check()
         self._job = secrets.token_bytes(16)
-        watcher = _Watcher(self._sink, self._job.hex(), reader.model.manifest.name)
+        watcher = Watcher(self._sink, self._job.hex(), reader.model.manifest.name)
         try:
             outcome = await self._run(order, answer, watcher)
         except (Abandoned, NoPeers) as error:
@@ -236,7 +256,7 @@ class MarketJob:
                 500, "this node can't buy now; see its log", code="node_failed", kind="server_error"
             ) from error
         tap.rest()
-        return outcome, self._ended(outcome, reader)
+        return outcome, self._ended(outcome, reader, called=tap.called)
 
     async def _run(self, order: Order, answer: AnyAnswer, watcher: Any) -> Outcome:
         client, job = self._counter.buyer.client, self._job
@@ -261,7 +281,7 @@ class MarketJob:
         assert outcome is not None
         return outcome
 
-    def _ended(self, outcome: Outcome, reader: Reader) -> Ended:
+    def _ended(self, outcome: Outcome, reader: Reader, *, called: bool) -> Ended:
         finish = finish_of(outcome)
         why = self._cancelled or "not done in time"
         return Ended(
@@ -270,7 +290,7 @@ class MarketJob:
                 model=reader.model.manifest.name,
                 provider=checksum(outcome.attempt.job.terms.worker),
             ),
-            finish=finish,
+            finish="tool_calls" if called and finish == "stop" else finish,
             failure=outcome.failure or (f"cancelled: {why}" if finish == "cancelled" else ""),
             tokens_in=outcome.tokens_in,
             tokens_cached=outcome.segments[0].job.tokens_cached,
@@ -314,78 +334,9 @@ class _Unsold(Exception):
         return busy(str(self._reason))
 
 
-class _Tap:
-    """From the answer to the sink: text, and log probabilities of the tokens behind it."""
-
-    def __init__(self, sink: Sink, chat: ChatText, order: Order) -> None:
-        self._sink = sink
-        self._chat = chat
-        self._asked = order.sampling.logprobs > 0
-        self._told = 0
-        self.answer: AnyAnswer | None = None
-
-    def text(self, piece: str) -> None:
-        """The answer has grown."""
-        self._sink.write(piece, self._tokens())
-
-    def rest(self) -> None:
-        """The answer is over: tokens without a text of their own are told."""
-        tokens = self._tokens()
-        if tokens:
-            self._sink.write("", tokens)
-
-    def _tokens(self) -> tuple[TokenText, ...]:
-        answer = self.answer
-        if not self._asked or answer is None or len(answer.logprobs) != len(answer.ids):
-            return ()
-        start, self._told = self._told, len(answer.ids)
-        fresh = zip(answer.ids[start:], answer.logprobs[start:], strict=True)
-        return tuple(self._token(token, told) for token, told in fresh)
-
-    def _token(self, token: int, told: TokenLogprob) -> TokenText:
-        top = tuple((self._name(each), value) for each, value in told.top)
-        return TokenText(text=self._name(token), logprob=told.chosen, top=top)
-
-    def _name(self, token: int) -> str:
-        try:
-            return self._chat.token(token)
-        except PeerError:
-            return ""  # the tokenizer has none for it
-
-
-class _Watcher:
-    """Tells the sink who has the job (`job_run.Watcher`)."""
-
-    def __init__(self, sink: Sink, job_id: str, model: str) -> None:
-        self._sink = sink
-        self._job_id = job_id
-        self._model = model
-
-    def market(self, event: object) -> None:
-        """Nobody watches the auction."""
-
-    def awarded(
-        self,
-        candidate: Candidate,
-        record: AuctionRecord,  # noqa: ARG002
-    ) -> None:
-        """A worker was chosen."""
-        provider = checksum(candidate.session.peer)
-        self._sink.started(Started(job_id=self._job_id, model=self._model, provider=provider))
-
-    def refused(self, candidate: Candidate, refusal: object) -> None:
-        """Another is looked for."""
-
-    def failed(self, candidate: Candidate, why: str) -> None:
-        """Another is looked for."""
-        log.info("worker failed", worker=checksum(candidate.session.peer), reason=why)
-
-    def hedged(self, candidate: Candidate, after_s: float) -> None:
-        """Another is asked as well."""
-
-    def stopped(self, candidate: Candidate, why: str) -> None:
-        """Another goes on with the answer."""
-        log.info("worker stopped", worker=checksum(candidate.session.peer), reason=why)
-
-    def locking(self, candidate: Candidate, lock: Lock) -> None:
-        """It is waited for."""
+def _chars(question: Question) -> int:
+    """About what a template has to render."""
+    calls = sum(len(call.arguments) for each in question.messages for call in each.calls)
+    tools = sum(len(each.description) + len(each.parameters) for each in question.toolbox.tools)
+    contents = sum(len(each.content) for each in question.messages)
+    return len(question.prompt) + contents + calls + tools

@@ -10,7 +10,8 @@ import trio
 from node.adapters.http.errors import ApiError
 from node.adapters.http.port import Ended, LastResort, Sink, Started, TokenText
 from node.app.gateway_job import Counter, MarketJob, Wanted
-from node.app.gateway_upstream import Part, Upstream, UpstreamFailed
+from node.app.gateway_upstream import Share, Upstream, UpstreamFailed
+from node.protocol.tool_calls import CallPart, Part
 
 log = structlog.get_logger("gateway")
 
@@ -38,9 +39,17 @@ class Noted:
         self.pieces.append(text)
         self._sink.write(text, tokens)
 
-    def more(self, text: str) -> None:
+    def call(self, part: CallPart) -> None:
+        """The beginning of a call, or more of its arguments."""
+        self._sink.call(part)
+
+    def more(self, parts: tuple[Part, ...]) -> None:
         """The same, from the last resort."""
-        self.write(text, ())
+        for part in parts:
+            if isinstance(part, str):
+                self.write(part, ())
+            else:
+                self.call(part)
 
 
 class LastResortJob:
@@ -137,10 +146,12 @@ class LastResortJob:
 
     async def _from_there(self, ended: Ended, began_s: float) -> Ended:
         """What was delivered stays: it is neither lost nor given again."""
-        begun = bool("".join(self._noted.pieces))
+        question = self._wanted.question
+        # Of an answer that may be a call, text may be held back.
+        begun = bool("".join(self._noted.pieces) or (question.toolbox.tools and ended.tokens_out))
         if self._limit <= ended.tokens_out:
             return ended
-        if not self._upstream.can(self._wanted.question, begun=begun):
+        if not self._upstream.can(question, begun=begun):
             why = "the upstream can't go on with an answer that has begun"
             return replace(ended, failure=f"{ended.failure}; {why}")
         return await self._taken_over(ended, began_s)
@@ -157,7 +168,7 @@ class LastResortJob:
             reason=mark.reason,
         )
         self._noted.started(started)
-        part, failure = Part(), ""
+        part, failure = Share(), ""
         with self._scope, trio.move_on_after(self._left_s(began_s)) as timed:
             try:
                 await self._upstream.answer(
@@ -165,7 +176,7 @@ class LastResortJob:
                     self._name,
                     begun="".join(self._noted.pieces),
                     max_tokens=self._limit - before.tokens_out,
-                    on_text=self._noted.more,
+                    on_parts=self._noted.more,
                     part=part,
                 )
             except UpstreamFailed as error:

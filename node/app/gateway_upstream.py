@@ -11,15 +11,21 @@ from typing import Final, Literal
 
 from node.adapters.openai import bodies, completions
 from node.adapters.openai.http import Refusal, Server
-from node.adapters.openai.replies import Surrogates, Usage
+from node.adapters.openai.replies import CallText, Surrogates, Usage
 from node.app.engines import read_key
 from node.app.ordering import Question, chat_of
 from node.config import Config
 from node.errors import NodeError, Unavailable
 from node.protocol.stops import StopMatcher
+from node.protocol.tool_calls import CallReader, Part
 
-Finish = Literal["stop", "length"]
-FINISHES: Final[Mapping[str, Finish]] = {"stop": "stop", "eos": "stop", "length": "length"}
+Finish = Literal["stop", "length", "tool_calls"]
+FINISHES: Final[Mapping[str, Finish]] = {
+    "stop": "stop",
+    "eos": "stop",
+    "tool_calls": "stop",
+    "length": "length",
+}
 SEED_BITS: Final = 31
 
 
@@ -28,7 +34,7 @@ class UpstreamFailed(Exception):
 
 
 @dataclass(slots=True, kw_only=True)
-class Part:
+class Share:
     """What the server has given of one answer."""
 
     finish: Finish | None = None
@@ -89,8 +95,9 @@ class Upstream:
         if question.sampling.logprobs is not None:
             return False
         if question.messages:
-            # Where a format is forced, servers force it anew from where they go on.
-            return not begun or (self.continues and not question.format)
+            # Where a format or a call is forced, servers force it anew from where they go on.
+            forced = question.format or question.toolbox.tools
+            return not begun or (self.continues and not forced)
         return isinstance(question.prompt, str)
 
     async def answer(
@@ -100,8 +107,8 @@ class Upstream:
         *,
         begun: str,
         max_tokens: int,
-        on_text: Callable[[str], None],
-        part: Part,
+        on_parts: Callable[[tuple[Part, ...]], None],
+        part: Share,
     ) -> None:
         """Answer, or go on after what was delivered.
 
@@ -110,7 +117,7 @@ class Upstream:
             name: The server's name of the model.
             begun: The answer so far.
             max_tokens: Most of what is left.
-            on_text: Given each new piece; stop strings are no part of it.
+            on_parts: Given more of the text or of calls; stop strings are no part of it.
             part: What is known of the server's part, also if it fails.
 
         Raises:
@@ -140,7 +147,15 @@ class Upstream:
                     sampling=sampling,
                     ignore_eos=question.ignore_eos,
                 )
-            await self._read(path, body, _Cut(question.stops, begun), on_text, part)
+            cut = _Cut(question.stops, begun)
+            if not question.toolbox.tools:
+                await self._read(path, body, cut, None, lambda text: on_parts((text,)), part)
+                return
+            said, read = CallText(), CallReader()
+            await self._read(path, body, cut, said, lambda text: on_parts(read.push(text)), part)
+            on_parts(read.end())
+            if read.calls and part.finish == "stop":
+                part.finish = "tool_calls"
         except Refusal as error:
             raise UpstreamFailed(f"answered {error.status}") from error
         except NodeError as error:
@@ -148,13 +163,19 @@ class Upstream:
             raise UpstreamFailed("can't be reached, or broke off") from error
 
     async def _read(
-        self, path: str, body: bytes, cut: "_Cut", on_text: Callable[[str], None], part: Part
+        self,
+        path: str,
+        body: bytes,
+        cut: "_Cut",
+        calls: CallText | None,
+        on_text: Callable[[str], None],
+        part: Share,
     ) -> None:
         whole = Surrogates()
         async with completions.streamed(self.server, path, body) as deltas:
             async for delta in deltas:
                 part.usage = delta.usage or part.usage
-                text = cut.push(whole.push(delta.text))
+                text = cut.push(whole.push(calls.push(delta) if calls else delta.text))
                 if text:
                     on_text(text)
                 if cut.ended:
@@ -164,7 +185,8 @@ class Upstream:
                     part.finish = FINISHES.get(delta.finish)
         if part.finish is None:
             raise Unavailable("it did not end as an answer ends")
-        rest = cut.push(whole.rest()) + cut.rest()
+        ended = calls.rest() if calls and part.finish == "stop" else ""
+        rest = cut.push(whole.push(ended) + whole.rest()) + cut.rest()
         if rest:
             on_text(rest)
 

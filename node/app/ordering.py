@@ -1,13 +1,15 @@
 """From what somebody asks to the order that the market gets, and to the answer that comes back."""
 
+import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from node.adapters.p2p.identity import address_of_peer_id_text
 from node.adapters.text.chat import ChatText, Message
 from node.errors import DecodeError, PeerError, UsageError
-from node.protocol.chat import Chat, ChatMessage
+from node.protocol.chat import NO_TOOLS, Call, Chat, ChatMessage, Toolbox, functions
 from node.protocol.fields import ZERO_HASH, Address
 from node.protocol.sampling import Sampling
 from node.protocol.statements import Tier
@@ -23,7 +25,7 @@ from node.roles.text_answer import TextAnswer
 class Question:
     """What is asked, whichever way it came in: a conversation, or a prompt to go on with."""
 
-    messages: tuple[Message, ...] = ()
+    messages: tuple[ChatMessage, ...] = ()
     prompt: str | tuple[int, ...] = ""
     """Instead of messages: a text, or its ids."""
     sampling: Sampling
@@ -35,6 +37,8 @@ class Question:
     """None: the client draws one after the price is bound."""
     format: str = ""
     """A JSON Schema that the answer has to fit; empty for none."""
+    toolbox: Toolbox = NO_TOOLS
+    """What the answer may call, as the model knows tools."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -98,12 +102,7 @@ def chat_of(question: Question) -> Chat:
     if not question.messages:
         raise UsageError("this model's workers sell text: they take conversations, no prompts")
     try:
-        return Chat(
-            messages=tuple(
-                ChatMessage(role=each["role"], content=each["content"])
-                for each in question.messages
-            ),
-        )
+        return Chat(messages=question.messages, toolbox=question.toolbox)
     except DecodeError as error:
         raise UsageError(f"this model's workers sell text: {error}") from error
 
@@ -115,10 +114,36 @@ def prompt_ids(question: Question, reader: Reader) -> tuple[int, ...]:
         PeerError: The model's template or tokenizer fails, or the text is too long.
     """
     if question.messages:
-        return reader.chat.render(question.messages)
+        tools = functions(question.toolbox.tools)
+        return reader.chat.render(_for_template(question.messages), tools=tools)
     if isinstance(question.prompt, str):
         return reader.chat.encode(question.prompt, special=True)
     return question.prompt
+
+
+def _for_template(messages: tuple[ChatMessage, ...]) -> list[Message]:
+    """As chat templates have them: arguments as the object that they are, results with a name."""
+    names: dict[str, str] = {}
+    made: list[Message] = []
+    for each in messages:
+        message = Message(role=each.role, content=each.content)
+        if each.calls:
+            message["tool_calls"] = [_template_call(call) for call in each.calls]
+            names |= {call.id: call.name for call in each.calls}
+        if each.call_id:
+            message["tool_call_id"] = each.call_id
+            message["name"] = names.get(each.call_id, "")
+        made.append(message)
+    return made
+
+
+def _template_call(call: Call) -> dict[str, Any]:
+    try:
+        arguments = json.loads(call.arguments)
+    except (ValueError, RecursionError):
+        arguments = call.arguments  # it was cut
+    function = {"name": call.name, "arguments": arguments}
+    return {"id": call.id, "type": "function", "function": function}
 
 
 def answer_of(question: Question, reader: Reader, on_text: Callable[[str], None]) -> AnyAnswer:

@@ -1,10 +1,10 @@
 """From `node submit`'s options to what the market understands."""
 
-from node.adapters.text.chat import Message
 from node.app.ordering import Question, worker_named
 from node.app.submit_request import SubmitRequest
 from node.config import Config
 from node.errors import PeerError, UsageError
+from node.protocol.chat import ChatMessage
 from node.protocol.sampling import Sampling
 from node.roles.market import Preferences
 
@@ -15,9 +15,9 @@ def question_of(request: SubmitRequest) -> Question:
     Raises:
         UsageError: An option has a value that no worker could be asked for.
     """
-    messages: list[Message] = [{"role": "user", "content": request.prompt}]
+    messages = [ChatMessage(role="user", content=request.prompt)]
     if request.system:
-        messages.insert(0, {"role": "system", "content": request.system})
+        messages.insert(0, ChatMessage(role="system", content=request.system))
     return Question(
         messages=tuple(messages),
         sampling=_sampling(request),

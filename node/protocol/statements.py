@@ -28,6 +28,8 @@ class Skill(IntFlag):
     """It makes an output a JSON object."""
     SCHEMA = 2
     """It makes an output fit a JSON Schema."""
+    TOOLS = 4
+    """In tier text: it shows tools to the model, and calls of them come back."""
 
 
 class Finish(IntEnum):

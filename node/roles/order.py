@@ -6,12 +6,12 @@ import structlog
 
 from node.errors import PeerError, SessionLost, UsageError
 from node.protocol import codec, formats, limits
-from node.protocol.chat import Chat
+from node.protocol.chat import Chat, with_tools
 from node.protocol.fields import ZERO_HASH, Hash
 from node.protocol.frames import AwardFrame, Request, RequestData, SamplingFields
 from node.protocol.sampling import Sampling
 from node.protocol.scoring import Need, Preferences
-from node.protocol.statements import Terms, Tier
+from node.protocol.statements import Skill, Terms, Tier
 from node.roles.ports import Channel
 from node.units import cost_micro
 
@@ -65,7 +65,10 @@ class Order:
     @property
     def skills(self) -> int:
         """What its worker must be able to do: bits of `Skill`."""
-        return formats.skill_of(self.format)
+        chat, needed = self.chat, formats.skill_of(self.format)
+        if chat is not None and with_tools(chat.messages, chat.toolbox):
+            return needed | Skill.TOOLS
+        return needed
 
     @property
     def tokens_in(self) -> int:

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from node.errors import PeerError
 from node.protocol import chain_hash, chat, codec, formats, pieces
 from node.protocol.chain_hash import TextChain
+from node.protocol.chat import with_tools
 from node.protocol.frames import Request
 from node.protocol.job_worker import WorkerJob
 from node.protocol.pieces import CountTokens
 from node.protocol.sampling import Sampling
+from node.protocol.statements import Skill
 from node.roles.generation import GenerationRequest
 
 
@@ -58,6 +60,8 @@ def in_text(job: WorkerJob, request: Request, count: CountTokens) -> Checked:
     award = job.award
     asked, prefix = chat.decode(request.prompt), pieces.text_of(request.prefix)
     _check_format(job, request)
+    if with_tools(asked.messages, asked.toolbox) and not job.terms.skills & Skill.TOOLS:
+        raise PeerError("tools that the terms do not offer")
     chain = TextChain(award.client, award.job, request.prefix)
     if chain.head != award.chain or bool(prefix) != bool(award.position):
         raise PeerError("a prefix that does not lead to the award's chain hash")

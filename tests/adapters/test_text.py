@@ -63,6 +63,47 @@ def test_templates_of_public_models_come_out_as_with_plain_jinja(path: Path) -> 
     assert "bye" in wanted
 
 
+CLOCK = {"type": "function", "function": {"name": "clock", "description": "", "parameters": {}}}
+
+
+def test_a_template_that_knows_tools_shows_them_calls_and_results() -> None:
+    source = (PUBLIC / "im-tokens-tools.jinja").read_text(encoding="utf-8")
+    text = with_template(source)
+    assert text.knows_tools
+    talk: list[Message] = [
+        {"role": "user", "content": "Time?"},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [
+                {
+                    "id": "c",
+                    "type": "function",
+                    "function": {"name": "clock", "arguments": {"a": 1}},
+                }
+            ],
+        },
+        {"role": "tool", "content": "noon", "tool_call_id": "c", "name": "clock"},
+    ]
+    shown = text.text(talk, tools=[CLOCK])
+    plain = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+    plain.policies["json.dumps_kwargs"] = {}  # as model libraries have it: in the order of keys
+    wanted = plain.from_string(source).render(
+        messages=talk, tools=[CLOCK], add_generation_prompt=True
+    )
+    assert shown == wanted
+    assert '<tools>\n{"type": "function"' in shown
+    assert '<tool_call>\n{"name": "clock", "arguments": {"a": 1}}\n</tool_call>' in shown
+    assert "<tool_response>\nnoon\n</tool_response>" in shown
+
+
+@pytest.mark.parametrize("name", ["header-tokens", "im-tokens-thinking", "inst-brackets"])
+def test_calls_that_would_not_be_read_back_are_not_known(name: str) -> None:
+    source = (PUBLIC / f"{name}.jinja").read_text(encoding="utf-8")
+    assert not with_template(source).knows_tools
+    assert not TEXT.knows_tools
+
+
 def test_separate_template_file_goes_first() -> None:
     text = ChatText.of(FILES | {FileRole.CHAT_TEMPLATE: b"{{ messages[0].content }}!"})
     assert text.text(TALK) == "Be good.!"

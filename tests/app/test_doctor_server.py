@@ -24,6 +24,7 @@ OF_IDS = {
     "chat": True, "usage": True, "ids_in": True, "ids_out": True, "prompt_ids": True,
     "continues": True, "seed": True, "logprobs": False, "echo": False, "top_k": True,
     "repetition": True, "ignore_eos": True, "json_object": False, "json_schema": False,
+    "tools": False,
 }  # fmt: skip
 OF_TEXT = OF_IDS | {"ids_in": False, "ids_out": False, "prompt_ids": False, "continues": False}
 

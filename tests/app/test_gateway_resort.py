@@ -19,14 +19,16 @@ from node.app.gateway_upstream import Upstream, _Cut
 from node.app.ordering import Question
 from node.config import Config, GatewayConfig, build
 from node.errors import ConfigError
+from node.protocol.chat import ChatMessage, Tool, Toolbox
 from node.protocol.sampling import Sampling
 from node.protocol.scoring import Preferences
+from node.protocol.tool_calls import CallPart
 from tests.adapters.openai.server import NAME, Habits, Server, running
 
 WORKER = "0x" + "ab" * 20
 OTHER = bytes.fromhex("cd" * 20)
 QUESTION = Question(
-    messages=({"role": "user", "content": "What is a voucher?"},),
+    messages=(ChatMessage(role="user", content="What is a voucher?"),),
     sampling=Sampling(temperature=0),
     max_tokens=30,
 )
@@ -37,6 +39,7 @@ class Sink:
     """Where the answer grows."""
 
     text: str = ""
+    calls: list[CallPart] = field(default_factory=list)
     begun: list[Started] = field(default_factory=list)
 
     def started(self, started: Started) -> None:
@@ -44,6 +47,9 @@ class Sink:
 
     def write(self, text: str, tokens: tuple[TokenText, ...]) -> None:
         self.text += text
+
+    def call(self, part: CallPart) -> None:
+        self.calls.append(part)
 
 
 @dataclass
@@ -195,6 +201,28 @@ async def test_a_format_is_passed_on_and_not_begun_in_the_middle() -> None:
         assert "can't go on" in ended.failure
         await s.job(error=busy("no worker")).run()
         assert s.server.bodies[0]["response_format"]["type"].startswith("json")
+
+
+CALLING = replace(
+    QUESTION, toolbox=Toolbox(tools=(Tool(name="clock"), Tool(name="now")), required=True)
+)
+
+
+async def test_tools_are_passed_on_and_called() -> None:
+    async with scene(question=CALLING, habits=Habits(tools=True)) as s:
+        ended = await s.job(error=busy("no worker")).run()
+        assert s.server.bodies[0]["tool_choice"] == "required"
+    assert (ended.finish, s.sink.text) == ("tool_calls", "")
+    assert s.sink.calls[0].name in ("clock", "now")
+    assert "".join(part.arguments for part in s.sink.calls) == "{}"
+
+
+async def test_an_answer_that_may_have_been_a_call_is_not_gone_on_with() -> None:
+    settings = {"upstream_continues": True}
+    async with scene(question=CALLING, habits=Habits(tools=True), settings=settings) as s:
+        ended = await s.job(text="", tokens=3).run()
+        assert s.server.bodies == []
+    assert "can't go on" in ended.failure
 
 
 async def test_a_prompt_of_text_is_gone_on_with() -> None:

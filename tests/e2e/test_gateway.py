@@ -138,7 +138,10 @@ def test_a_stop_ends_the_answer_before_it(client: openai.OpenAI, model: str) -> 
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "x": 1}}]},
+            "tools[0].function.x",
+        ),
         ({"response_format": {"type": "grammar"}}, "response_format"),
         ({"temperature": 5}, "temperature"),
         ({"extra_body": {"surprise": 1}}, "surprise"),

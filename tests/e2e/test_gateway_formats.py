@@ -1,4 +1,4 @@
-"""Formats at the gateway: OpenAI's own client gets what it asked for from workers of ids."""
+"""Formats and tools at the gateway: OpenAI's own client gets what it asked for."""
 
 import json
 from collections.abc import Iterator
@@ -124,3 +124,149 @@ def test_a_schema_that_nobody_forces_is_named(
             model=model, messages=MESSAGES, response_format=schema(of), max_tokens=20
         )
     assert caught.value.param == "response_format"
+
+
+WEATHER: Any = {
+    "type": "function",
+    "function": {
+        "name": "weather",
+        "description": "Says the weather.",
+        "strict": True,
+        "parameters": {
+            "type": "object",
+            "properties": {
+                "city": {"type": "string", "enum": ["Bern", "Rome"]},
+                "days": {"type": "integer", "minimum": 1, "maximum": 9},
+            },
+            "required": ["city", "days"],
+            "additionalProperties": False,
+        },
+    },
+}
+CLOCK: Any = {"type": "function", "function": {"name": "clock"}}
+
+
+class Weather(BaseModel):
+    """Says the weather."""
+
+    city: Literal["Bern", "Rome"]
+    days: int = Field(ge=1, le=9)
+
+
+def check_weather(arguments: str) -> None:
+    made = json.loads(arguments)
+    assert made["city"] in ("Bern", "Rome")
+    assert 1 <= made["days"] <= 9
+
+
+@pytest.mark.parametrize(
+    ("choice", "names"),
+    [
+        ("required", {"weather", "clock"}),
+        ({"type": "function", "function": {"name": "weather"}}, {"weather"}),
+    ],
+)
+def test_a_call_that_is_forced(
+    client: openai.OpenAI, model: str, devnet: Devnet, choice: Any, names: set[str]
+) -> None:
+    for seed in range(3):
+        answer = client.chat.completions.create(
+            model=model, messages=MESSAGES, tools=[WEATHER, CLOCK], tool_choice=choice, seed=seed
+        )
+        [made] = answer.choices
+        assert made.finish_reason == "tool_calls"
+        assert made.message.content is None
+        assert made.message.tool_calls is not None
+        [call] = made.message.tool_calls
+        assert call.type == "function"
+        assert call.function.name in names
+        if call.function.name == "weather":
+            check_weather(call.function.arguments)
+        else:
+            assert call.function.arguments == "{}"
+    receipt = str(answer.x_receipt)  # type: ignore[attr-defined]
+    assert devnet.node("receipts", "verify", receipt).code == 0
+
+
+def test_a_stream_of_a_call_is_the_same_call(client: openai.OpenAI, model: str) -> None:
+    asked: Any = {
+        "model": model, "messages": MESSAGES, "tools": [WEATHER], "tool_choice": "required",
+        "seed": 3,
+    }  # fmt: skip
+    whole = client.chat.completions.create(**asked).choices[0].message.tool_calls
+    assert whole is not None
+    parts: list[Any] = []
+    for chunk in client.chat.completions.create(**asked, stream=True):
+        for choice in chunk.choices:
+            parts += choice.delta.tool_calls or []
+            assert not choice.delta.content
+            finish = choice.finish_reason
+    assert finish == "tool_calls"
+    assert parts[0].function is not None
+    assert parts[0].function.name == "weather"
+    assert not any(part.id for part in parts[1:])
+    arguments = "".join(part.function.arguments or "" for part in parts if part.function)
+    assert arguments == whole[0].function.arguments
+
+
+def test_the_client_parses_the_arguments(client: openai.OpenAI, model: str) -> None:
+    tool = openai.pydantic_function_tool(Weather, name="weather")
+    answer = client.chat.completions.parse(
+        model=model, messages=MESSAGES, tools=[tool], tool_choice="required"
+    )
+    calls = answer.choices[0].message.tool_calls
+    assert calls is not None
+    assert isinstance(calls[0].function.parsed_arguments, Weather)
+
+
+def test_a_model_that_may_choose_answers_or_calls(client: openai.OpenAI, model: str) -> None:
+    for seed in range(6):
+        answer = client.chat.completions.create(
+            model=model, messages=MESSAGES, tools=[WEATHER, CLOCK], seed=seed, max_tokens=80
+        )
+        [made] = answer.choices
+        if made.message.tool_calls:
+            assert made.finish_reason in ("tool_calls", "length")
+            assert made.message.tool_calls[0].type == "function"
+            assert made.message.tool_calls[0].function.name in ("weather", "clock")
+        else:
+            assert made.finish_reason in ("stop", "length")
+            assert '{"content"' not in (made.message.content or "")
+
+
+def test_the_result_of_a_call_goes_back(client: openai.OpenAI, model: str) -> None:
+    first = client.chat.completions.create(
+        model=model, messages=MESSAGES, tools=[WEATHER], tool_choice="required"
+    )
+    called = first.choices[0].message
+    assert called.tool_calls is not None
+    talk = [
+        *MESSAGES,
+        called,
+        {"role": "tool", "tool_call_id": called.tool_calls[0].id, "content": "hot"},
+    ]
+    answer = client.chat.completions.create(
+        model=model, messages=talk, tools=[WEATHER], tool_choice="none", max_tokens=20
+    )
+    assert answer.choices[0].message.content
+    assert answer.choices[0].message.tool_calls is None
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"tools": [{"type": "function", "function": {"name": "f g"}}]}, "tools[0].function.name"),
+        ({"tools": [WEATHER], "tool_choice": "never"}, "tool_choice"),
+        (
+            {"tools": [{"type": "function", "function": {"name": "f", "parameters": {"not": {}}}}]},
+            "tools",
+        ),
+        ({"tools": [WEATHER], "response_format": {"type": "json_object"}}, "response_format"),
+    ],
+)
+def test_tools_that_nobody_can_call_are_named(
+    client: openai.OpenAI, model: str, fields: dict[str, Any], param: str
+) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model=model, messages=MESSAGES, max_tokens=20, **fields)
+    assert caught.value.param == param

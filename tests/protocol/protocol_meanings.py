@@ -270,6 +270,8 @@ MEANINGS: dict[tuple[str, str], str] = {
     ("limits", "LOGPROBS_MAX"): "Alternatives per token",
     ("limits", "PIECE_CHARS_MAX"): "A piece of counted text, in code points (tier text)",
     ("limits", "CHAT_MESSAGES_MAX"): "Messages of a conversation (tier text)",
+    ("limits", "TOOLS_MAX"): "Tools of a conversation (tier text)",
+    ("limits", "TOOL_CALLS_MAX"): "Calls in one message (tier text)",
     ("limits", "FORMAT_BYTES_MAX"): "A schema, UTF-8",
     ("limits", "FORMAT_SCHEMAS_MAX"): "Schemas in a schema, itself among them",
     ("limits", "FORMAT_DEPTH_MAX"): "Schemas inside each other",

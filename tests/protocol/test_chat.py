@@ -7,18 +7,46 @@ from hypothesis import strategies as st
 
 from node.errors import DecodeError
 from node.protocol import chat, limits
-from node.protocol.chat import Chat, ChatMessage
+from node.protocol.chat import Call, Chat, ChatMessage, Tool, Toolbox
 
-MESSAGES = st.builds(
-    ChatMessage,
-    role=st.sampled_from(chat.ROLES),
-    content=st.text(st.characters(codec="utf-8"), max_size=40),
+TEXTS = st.text(st.characters(codec="utf-8"), max_size=40)
+NAMES = st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True)
+IDS = st.from_regex(r"[!-~]{1,64}", fullmatch=True)
+CALLS = st.lists(st.builds(Call, id=IDS, name=NAMES, arguments=TEXTS), max_size=2).map(tuple)
+MESSAGES = (
+    st.builds(ChatMessage, role=st.sampled_from(("system", "user")), content=TEXTS)
+    | st.builds(ChatMessage, role=st.just("assistant"), content=TEXTS, calls=CALLS)
+    | st.builds(ChatMessage, role=st.just("tool"), content=TEXTS, call_id=IDS)
 )
-CHATS = st.builds(Chat, messages=st.lists(MESSAGES, min_size=1, max_size=5).map(tuple))
+TOOLS = st.lists(
+    st.builds(
+        Tool, name=NAMES, description=TEXTS, parameters=st.sampled_from(("", "{}", '{"b":1,"a":2}'))
+    ),
+    max_size=3,
+    unique_by=lambda tool: tool.name,
+).map(tuple)
+TOOLBOXES = TOOLS.flatmap(
+    lambda tools: st.builds(
+        Toolbox,
+        tools=st.just(tools),
+        required=st.booleans() if tools else st.just(False),
+        parallel=st.booleans() if tools else st.just(True),
+    )
+)
+CHATS = st.builds(
+    Chat, messages=st.lists(MESSAGES, min_size=1, max_size=5).map(tuple), toolbox=TOOLBOXES
+)
 
 
 def of(*contents: str) -> Chat:
     return Chat(messages=tuple(ChatMessage(role="user", content=each) for each in contents))
+
+
+CALL = {"id": "c", "name": "f", "arguments": "{}"}
+
+
+def tool(**changes: Any) -> dict[str, Any]:
+    return {"name": "f", "description": "", "parameters": ""} | changes
 
 
 def letters(texts: Any) -> list[int]:
@@ -59,6 +87,32 @@ def test_what_is_encoded_is_read_back(asked: Chat) -> None:
         {"messages": [{"role": "user", "content": [{"type": "image_url"}]}]},
         {"messages": [{"role": "user", "content": "x", "name": "bob"}]},
         {"messages": [{"role": "user", "content": "x"}], "tools": []},
+        {"messages": [{"role": "user", "content": "x"}], "tools": [{"name": "f"}]},
+        {"messages": [{"role": "user", "content": "x"}], "tools": [tool(name="f g")]},
+        {"messages": [{"role": "user", "content": "x"}], "tools": [tool(parameters="[]")]},
+        {"messages": [{"role": "user", "content": "x"}], "tools": [tool(parameters="{")]},
+        {"messages": [{"role": "user", "content": "x"}], "tools": [tool(parameters={})]},
+        {"messages": [{"role": "user", "content": "x"}], "tools": [tool(), tool()]},
+        {"messages": [{"role": "user", "content": "x"}], "tools": [tool()] * 129},
+        {"messages": [{"role": "user", "content": "x"}], "tool_choice": "required"},
+        {"messages": [{"role": "user", "content": "x"}], "parallel_tool_calls": False},
+        {"messages": [{"role": "user", "content": "x"}], "tools": [tool()], "tool_choice": "auto"},
+        {
+            "messages": [{"role": "user", "content": "x"}],
+            "parallel_tool_calls": True,
+            "tools": [tool()],
+        },
+        {"messages": [{"role": "tool", "content": "x", "tool_call_id": ""}]},
+        {"messages": [{"role": "tool", "content": "x", "tool_call_id": "a b"}]},
+        {"messages": [{"role": "tool", "content": "x", "tool_call_id": 5}]},
+        {"messages": [{"role": "user", "content": "x", "tool_call_id": "c"}]},
+        {"messages": [{"role": "user", "content": "x", "tool_calls": [CALL]}]},
+        {"messages": [{"role": "assistant", "content": "x", "tool_calls": []}]},
+        {"messages": [{"role": "assistant", "content": "x", "tool_calls": [{"id": "c"}]}]},
+        {"messages": [{"role": "assistant", "content": "x", "tool_calls": [CALL | {"id": ""}]}]},
+        {"messages": [{"role": "assistant", "content": "x", "tool_calls": [CALL | {"name": ""}]}]},
+        {"messages": [{"role": "assistant", "content": None, "tool_calls": [CALL]}]},
+        {"messages": [{"role": "assistant", "content": "x", "tool_calls": [CALL] * 129}]},
         {"messages": [{"role": "user", "content": "x"}], "temperature": 1},
         {"messages": [{"role": "user", "content": "x"}], "response_format": {"type": "text"}},
         {"messages": [{"role": "user", "content": "x"}] * (limits.CHAT_MESSAGES_MAX + 1)},
@@ -113,6 +167,18 @@ def test_half_a_character_and_too_much_are_no_conversation() -> None:
 def test_prompt_tokens_are_those_of_the_contents_and_a_few_for_each() -> None:
     assert of("ab cde").tokens(letters) == 6 + 4 + 3
     assert of("ab cde", "").tokens(letters) == 6 + 8 + 3
+
+
+def test_tools_and_calls_count_as_what_a_template_shows_of_them() -> None:
+    call = Call(id="id-is-not-shown", name="ab", arguments="{}")
+    asked = Chat(
+        messages=(
+            ChatMessage(role="assistant", content="", calls=(call,)),
+            ChatMessage(role="tool", content="x", call_id="id-is-not-shown"),
+        ),
+        toolbox=Toolbox(tools=(Tool(name="abc", description="d", parameters="{}"),)),
+    )
+    assert asked.tokens(letters) == 3 + 4 * 4 + (2 + 2) + 1 + (3 + 1 + 2)
 
 
 def test_counting_ends_where_it_is_too_much() -> None:

@@ -13,7 +13,8 @@ from devnet.misbehave import Cheat
 from node.errors import NoPeers, UsageError
 from node.protocol import codec, pieces, signing
 from node.protocol.chain_hash import TextChain
-from node.protocol.chat import Chat, ChatMessage
+from node.protocol.chat import NO_TOOLS, Call, Chat, ChatMessage, Tool, Toolbox
+from node.protocol.formats import ANY_OBJECT
 from node.protocol.frames import (
     Chunk,
     CutoffFrame,
@@ -24,7 +25,7 @@ from node.protocol.frames import (
     Refused,
 )
 from node.protocol.manifest import FileRole, ModelFile
-from node.protocol.statements import Cutoff, CutoffReason, Finish, Tier
+from node.protocol.statements import Cutoff, CutoffReason, Finish, Skill, Tier
 from node.protocol.transcript import read_disclosure
 from node.protocol.transcript_verify import verify
 from node.roles.client import Outcome
@@ -176,6 +177,42 @@ async def test_terms_that_count_otherwise_are_passed_over() -> None:
             await bought(this, TextEngine(), tokenizer=b"u" * 32)
 
 
+CALLING = Chat(
+    messages=(
+        *CHAT.messages,
+        ChatMessage(role="assistant", content="", calls=(Call(id="1", name="f", arguments="{}"),)),
+        ChatMessage(role="tool", content="five", call_id="1"),
+    ),
+    toolbox=Toolbox(tools=(Tool(name="f", description="Counts."),), required=True),
+)
+
+
+@pytest.mark.parametrize("asked", [CALLING, replace(CALLING, toolbox=NO_TOOLS)])
+async def test_tools_and_calls_go_to_workers_that_offer_them(asked: Chat) -> None:
+    changes: Any = {"chat": asked, "chat_tokens": asked.tokens(count)}
+    async with world() as this:
+        with pytest.raises(NoPeers, match="tools"):
+            await bought(this, TextEngine(skills=Skill.JSON | Skill.SCHEMA), **changes)
+    async with world() as this:
+        engine = TextEngine(skills=Skill.TOOLS)
+        outcome, reply, _ = await bought(this, engine, **changes)
+        assert engine.requests[0].chat == asked
+        assert reply.text == WHOLE
+        assert outcome.tokens_in == asked.tokens(count)
+
+
+async def test_a_format_goes_to_workers_that_offer_it() -> None:
+    async with world() as this:
+        with pytest.raises(NoPeers, match="schema"):
+            await bought(this, TextEngine(skills=Skill.JSON), format='{"type":"string"}')
+    async with world() as this:
+        engine = TextEngine(skills=Skill.JSON)
+        outcome, _, _ = await bought(this, engine, format=ANY_OBJECT)
+        assert engine.requests[0].format == ANY_OBJECT
+        report = verify(outcome.transcript, disclosure=outcome.disclosure, domain=DOMAIN)
+        assert report.passed
+
+
 async def test_log_probabilities_are_not_asked_for() -> None:
     async with world() as this:
         sampling = replace(text_order().sampling, logprobs=1)
@@ -236,6 +273,8 @@ async def joined(engine: TextEngine, **settings: Any) -> AsyncIterator[RogueClie
         text_body(prompt=CHAT.encode() + b" "),
         text_body(prompt=CHAT.encode().replace(b"user", b"tool")),
         text_body(prompt=codec.pack_ids((1, 2, 3))),
+        text_body(format=ANY_OBJECT),
+        text_body(prompt=replace(CHAT, toolbox=Toolbox(tools=(Tool(name="f"),))).encode()),
         text_body(prompt=CHAT.encode().replace(b"nice", b"nice and long")),
         text_body(prefix=b"text that nobody wrote"),
         text_body(sampling=replace(PLAIN, logprobs=1)),

@@ -1,10 +1,11 @@
 """What the HTTP side needs of the market, and what it gives to it."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from node.protocol.chat import ChatMessage, Toolbox
 from node.protocol.sampling import Sampling
+from node.protocol.tool_calls import CallPart
 
 Sort = Literal["price", "throughput", "latency"]
 
@@ -37,7 +38,7 @@ class Ask:
 
     models: tuple[str, ...]
     """Names or 0x-hashes: the wanted one, then those that would do as well."""
-    messages: tuple[Mapping[str, str], ...] = ()
+    messages: tuple[ChatMessage, ...] = ()
     """A conversation; or else `prompts`."""
     prompts: tuple[str | tuple[int, ...], ...] = ()
     choices: int = 1
@@ -50,6 +51,8 @@ class Ask:
     seed: int | None = None
     format: str = ""
     """A JSON Schema that the answer has to fit (`protocol.formats`); empty for none."""
+    toolbox: Toolbox = field(default_factory=Toolbox)
+    """What the answer may call."""
     routing: Routing = field(default_factory=Routing)
 
     @property
@@ -94,7 +97,7 @@ class Ended:
     """How an answer ended, and what it cost."""
 
     started: Started
-    finish: Literal["stop", "length", "cancelled", "error"]
+    finish: Literal["stop", "length", "tool_calls", "cancelled", "error"]
     failure: str
     """One sentence on what ended it early; empty when nothing did."""
     tokens_in: int
@@ -115,6 +118,10 @@ class Sink(Protocol):
 
     def write(self, text: str, tokens: tuple[TokenText, ...]) -> None:
         """More of the answer; tokens only where log probabilities were asked for."""
+        ...
+
+    def call(self, part: CallPart) -> None:
+        """The beginning of a call, or more of its arguments."""
         ...
 
 

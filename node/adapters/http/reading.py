@@ -14,7 +14,9 @@ from node.adapters.http.fields import Fields, name_of, text_of
 from node.adapters.http.port import Ask
 from node.adapters.http.routing import read_models, read_routing
 from node.adapters.http.schemas import read_format
+from node.adapters.http.tools import read_call_id, read_calls, read_tools
 from node.protocol import limits
+from node.protocol.chat import ChatMessage
 from node.protocol.sampling import PENALTY_MAX, REPETITION_MAX, Sampling
 
 ANSWERS_MAX: Final = 16
@@ -32,6 +34,7 @@ ROLES: Final[Mapping[str, str]] = {
     "developer": "system",
     "user": "user",
     "assistant": "assistant",
+    "tool": "tool",
 }
 
 
@@ -74,13 +77,15 @@ def read_chat(body: bytes) -> tuple[Ask, Shape]:
     if top is not None and not told:
         raise bad_field("top_logprobs", "needs logprobs to be true")
     limit = _max_tokens(fields)
-    format = read_format(fields)
+    format, toolbox = read_format(fields), read_tools(fields)
     _refuse_chat_extras(fields)
     ask, shape = _common(fields, chat=True, limit=limit, logprobs=(top or 0) if told else None)
     fields.done()
-    made: Ask = ask(messages=messages, format=format)
-    if made.format and made.ignore_eos:
-        raise bad_field("ignore_eos", "an answer with a response_format ends with it")
+    made: Ask = ask(messages=messages, format=format, toolbox=toolbox)
+    if (made.format or toolbox.tools) and made.ignore_eos:
+        raise bad_field("ignore_eos", "an answer with a response_format or a call ends with it")
+    if made.format and toolbox.tools:
+        raise unsupported("response_format", "not together with tools that may be called")
     return _checked(made), shape
 
 
@@ -203,42 +208,35 @@ def _take_labels(fields: Fields) -> None:
 
 
 def _refuse_chat_extras(fields: Fields) -> None:
-    """What OpenAI's models can do and no model that is sold by token ids can."""
-    why = "the model's template has no tools"
-    fields.only("tools", [], why=why)
-    fields.only("functions", [], why=why)
-    fields.only("tool_choice", "none", "auto", why=why)
-    fields.only("function_call", "none", "auto", why=why)
-    fields.only("parallel_tool_calls", True, False, why=why)
+    """What OpenAI's models can do and no model that is sold here can."""
     fields.only("modalities", ["text"], why="text is all that is sold")
     fields.only("reasoning_effort", "none", why="no worker can set how long a model thinks")
 
 
-def _message(value: Any, path: str) -> Mapping[str, str]:
+def _message(value: Any, path: str) -> ChatMessage:
     fields = Fields(value, path)
     role = fields.take("role")
-    if role in ("tool", "function"):
-        raise unsupported(fields.name("role"), "the model's template has no tools")
     if not isinstance(role, str) or role not in ROLES:
         raise bad_field(fields.name("role"), f"must be one of {', '.join(ROLES)}")
-    content = _content(fields)
+    calls = read_calls(fields) if role == "assistant" else ()
+    call_id = read_call_id(fields) if role == "tool" else ""
+    content = _content(fields, needed=not calls)
     # What clients send back of an answer that they were given.
-    fields.only("tool_calls", [], why="the model's template has no tools")
     fields.only("refusal", "", why="refusals are not sent on")
     fields.only("annotations", [], why="annotations are not sent on")
     fields.done()
-    return {"role": ROLES[role], "content": content}
+    return ChatMessage(role=ROLES[role], content=content, calls=calls, call_id=call_id)
 
 
-def _content(fields: Fields) -> str:
+def _content(fields: Fields, *, needed: bool) -> str:
     value = fields.take("content")
     path = fields.name("content")
     if isinstance(value, list):
         listed = Fields({"content": value}, path.rpartition(".")[0])
         return "".join(listed.list_of("content", PARTS_MAX, _part) or ())
-    if value is None:
+    if value is None and needed:
         raise bad_field(path, "must be text, or a list of texts")
-    return text_of(value, path)
+    return "" if value is None else text_of(value, path)
 
 
 def _part(value: Any, path: str) -> str:

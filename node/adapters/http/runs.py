@@ -15,6 +15,7 @@ import trio
 
 from node.adapters.http.errors import ApiError
 from node.adapters.http.port import Ask, Customer, Desk, Ended, Job, Started, TokenText
+from node.protocol.tool_calls import CallPart
 from node.roles.pulse import Pulse
 
 log = structlog.get_logger("gateway")
@@ -32,7 +33,7 @@ class Choice:
 
     changed: Pulse
     begun: Started | None = None
-    pieces: list[str] = field(default_factory=list)
+    pieces: list[str | CallPart] = field(default_factory=list)
     tokens: list[TokenText] = field(default_factory=list)
     ended: Ended | None = None
 
@@ -47,10 +48,25 @@ class Choice:
         self.tokens += tokens
         self.changed.ring()
 
+    def call(self, part: CallPart) -> None:
+        """The beginning of a call, or more of its arguments."""
+        self.pieces.append(part)
+        self.changed.ring()
+
     @property
     def text(self) -> str:
-        """All of it so far."""
-        return "".join(self.pieces)
+        """All of it so far, without calls."""
+        return "".join(piece for piece in self.pieces if isinstance(piece, str))
+
+    @property
+    def calls(self) -> list[CallPart]:
+        """All of them so far, each in one piece."""
+        found: dict[int, CallPart] = {}
+        for piece in self.pieces:
+            if isinstance(piece, CallPart):
+                known = found.get(piece.index)
+                found[piece.index] = piece if known is None else known.and_then(piece)
+        return list(found.values())
 
 
 class Run:
@@ -81,7 +97,7 @@ class Run:
 
     @property
     def chars(self) -> int:
-        """Length of all texts; final once it is over."""
+        """Length of all texts and calls; final once it is over."""
         return sum(len(piece) for choice in self.choices for piece in choice.pieces)
 
     @property

@@ -5,6 +5,7 @@ write, and what is due in one turn of the loop is one write for all.
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -16,6 +17,7 @@ from node.adapters.http.errors import failed
 from node.adapters.http.port import Ended, LastResort, TokenText
 from node.adapters.http.reading import Shape
 from node.adapters.http.runs import Choice, Run
+from node.protocol.tool_calls import CallPart
 from node.units import MICRO_PER_UNIT
 
 KEEP_ALIVE_S: Final = 10.0
@@ -140,7 +142,23 @@ def _mark(choice: Choice) -> dict[str, Any]:
 def _content(choice: Choice, shape: Shape) -> dict[str, Any]:
     if not shape.chat:
         return {"text": choice.text}
-    return {"message": {"role": "assistant", "content": choice.text, "refusal": None}}
+    message: dict[str, Any] = {"role": "assistant", "content": choice.text, "refusal": None}
+    if calls := choice.calls:
+        message["content"] = choice.text or None
+        message["tool_calls"] = [_call(choice, each, indexed=False) for each in calls]
+    return {"message": message}
+
+
+def _call(choice: Choice, part: CallPart, *, indexed: bool = True) -> dict[str, Any]:
+    """A call, or with an index a part of one."""
+    made: dict[str, Any] = {"index": part.index} if indexed else {}
+    function = {"arguments": part.arguments}
+    if part.name:
+        assert choice.begun is not None, "who has no worker writes nothing"
+        # The same whoever asks again, and whoever goes on with the answer.
+        made |= {"id": f"call_{choice.begun.job_id}_{part.index}", "type": "function"}
+        function = {"name": part.name} | function
+    return made | {"function": function}
 
 
 @dataclass(slots=True)
@@ -167,7 +185,7 @@ class _Stream:
     def due(self) -> bytes:
         """Events of what was added since the last call."""
         return b"".join(
-            self._event(index, choice, self._read[index])
+            self._events(index, choice, self._read[index])
             for index, choice in enumerate(self._run.choices)
             if len(choice.pieces) > self._read[index].pieces
             or len(choice.tokens) > self._read[index].tokens
@@ -200,28 +218,54 @@ class _Stream:
         """What an event of this choice begins with."""
         return _head(self._run, self._shape, self._created_s, self._kind) | _mark(choice)
 
-    def _event(self, index: int, choice: Choice, read: _Reading) -> bytes:
+    def _events(self, index: int, choice: Choice, read: _Reading) -> bytes:
+        """One event for all text and one for each call; usually there is text alone."""
+        parts = list(_merged(choice.pieces[read.pieces :])) or [""]
+        return b"".join(self._event(index, choice, read, part) for part in parts)
+
+    def _event(self, index: int, choice: Choice, read: _Reading, part: str | CallPart) -> bytes:
         mark = None if choice.begun is None else choice.begun.last_resort
         if not self._opening or mark is not self._mark:
             head, self._mark = self._head(choice), mark
             self._opening = b"data: " + orjson.dumps(head)[:-1] + b',"choices":[{"index":'
         first = read.pieces == read.tokens == 0
-        text = "".join(choice.pieces[read.pieces :])
         tokens = choice.tokens[read.tokens :]
         told = b"null"
         if self._shape.logprobs:
             told = orjson.dumps(_logprobs(tokens, self._shape, read.chars))
         read.pieces, read.tokens = len(choice.pieces), len(choice.tokens)
-        read.chars += len(text)
+        read.chars += len(part)
         return b'%b%d,%b,"logprobs":%b,"finish_reason":null}]}\n\n' % (
-            self._opening, index, self._piece(text, first=first), told,
+            self._opening, index, self._piece(choice, part, first=first), told,
         )  # fmt: skip
 
-    def _piece(self, text: str, *, first: bool) -> bytes:
+    def _piece(self, choice: Choice, part: str | CallPart, *, first: bool) -> bytes:
         if not self._shape.chat:
-            return b'"text":' + orjson.dumps(text)
+            return b'"text":' + orjson.dumps(part)
         role = b'"role":"assistant",' if first else b""
-        return b'"delta":{%b"content":%b}' % (role, orjson.dumps(text))
+        if isinstance(part, str):
+            return b'"delta":{%b"content":%b}' % (role, orjson.dumps(part))
+        return b'"delta":{%b"tool_calls":%b}' % (role, orjson.dumps([_call(choice, part)]))
+
+
+def _merged(pieces: list[str | CallPart]) -> Iterator[str | CallPart]:
+    """Neighbours that are of one text, or of one call, become one."""
+    waiting: str | CallPart = ""
+    for piece in pieces:
+        if isinstance(waiting, str) and isinstance(piece, str):
+            waiting += piece
+        elif (
+            isinstance(waiting, CallPart)
+            and isinstance(piece, CallPart)
+            and waiting.index == piece.index
+        ):
+            waiting = waiting.and_then(piece)
+        else:
+            if waiting:
+                yield waiting
+            waiting = piece
+    if waiting:
+        yield waiting
 
 
 def _logprobs(tokens: list[TokenText], shape: Shape, offset: int) -> dict[str, Any]:

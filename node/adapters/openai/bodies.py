@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from typing import Any, Final
 
-from node.protocol.chat import Chat
+from node.protocol.chat import Chat, ChatMessage, Toolbox, functions
 from node.protocol.formats import ANY_OBJECT
 from node.protocol.sampling import Sampling
 
@@ -40,14 +40,45 @@ def chat(
         ignore_eos: For servers that know the word.
         format: A JSON Schema that the answer has to fit; empty for none.
     """
-    messages = [{"role": each.role, "content": each.content} for each in asked.messages]
+    messages = [_message(each) for each in asked.messages]
     body: dict[str, Any] = {"model": name, "messages": messages}
+    if asked.toolbox.tools:
+        body |= _tools(asked.toolbox)
     if prefix:
         messages.append({"role": "assistant", "content": prefix})
         body |= {"continue_final_message": True, "add_generation_prompt": False}
     if format:
         body["response_format"] = _format(format)
     return _encoded(body | _common(max_tokens, sampling, ignore_eos))
+
+
+def _message(message: ChatMessage) -> dict[str, Any]:
+    made: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.calls:
+        made["tool_calls"] = [
+            {
+                "id": call.id,
+                "type": "function",
+                "function": {"name": call.name, "arguments": call.arguments},
+            }
+            for call in message.calls
+        ]
+    if message.call_id:
+        made["tool_call_id"] = message.call_id
+    return made
+
+
+def _tools(toolbox: Toolbox) -> dict[str, Any]:
+    body: dict[str, Any] = {"tools": functions(toolbox.tools)}
+    if toolbox.required and len(toolbox.tools) == 1:
+        # More servers know how to force one than any.
+        named = {"name": toolbox.tools[0].name}
+        body["tool_choice"] = {"type": "function", "function": named}
+    elif toolbox.required:
+        body["tool_choice"] = "required"
+    if not toolbox.parallel:
+        body["parallel_tool_calls"] = False
+    return body
 
 
 def _format(format: str) -> dict[str, Any]:

@@ -12,17 +12,16 @@ from typing import Final
 import structlog
 import trio
 
-from node.adapters.openai import bodies, http, rates, replies
+from node.adapters.openai import bodies, checks, http, rates, replies
 from node.adapters.openai.completions import streamed
 from node.adapters.openai.http import Server
 from node.adapters.openai.probe import probe
-from node.adapters.openai.replies import Delta, Surrogates
+from node.adapters.openai.replies import CallText, Delta, Surrogates
 from node.adapters.openai.served import Abilities, Ability, Served
 from node.errors import PeerError, Unavailable
-from node.protocol import formats
 from node.protocol.fields import ZERO_HASH
 from node.protocol.manifest import CONTEXT_MAX
-from node.protocol.statements import Skill, Tier
+from node.protocol.statements import Tier
 from node.protocol.stops import FinishReason, Output
 from node.roles.generation import EngineLoad, EngineModel, GenerationRequest, TokenStep
 
@@ -186,7 +185,7 @@ class OpenAIEngine:
             tier=found.tier,
             tokenizer=served.tokenizer if in_text else ZERO_HASH,
             count=served.count if in_text else None,
-            skills=_skills(found) if in_text else 0,
+            skills=checks.skills_of(found) if in_text else 0,
         )
 
     def _context_of(self, served: Served, told: int | None) -> int:
@@ -208,7 +207,7 @@ class OpenAIEngine:
             if all(each.manifest.model_id != request.model for each in self._served.values()):
                 raise PeerError("a model that is not sold here")
             raise Unavailable("the model's server is not there")
-        _check(live, request)
+        checks.check(live.described, live.abilities, request)
         if self._jobs >= self._slots + self._queue_max:
             raise Unavailable("the queue for the server is full")
         self._jobs += 1
@@ -221,42 +220,6 @@ class OpenAIEngine:
             raise
         finally:
             self._jobs -= 1
-
-
-def _skills(found: Abilities) -> int:
-    skills = {Ability.JSON_OBJECT: Skill.JSON, Ability.JSON_SCHEMA: Skill.SCHEMA}
-    return sum(skill for ability, skill in skills.items() if found.has(ability))
-
-
-def _check(live: _Live, request: GenerationRequest) -> None:
-    """
-    Raises:
-        PeerError: Nothing that this model could be asked.
-        Unavailable: Something that this server does not do.
-    """
-    for ability, wanted in _wanted(request).items():
-        if wanted and not live.abilities.has(ability):
-            raise Unavailable(f"no server that {ability.value}")
-    if formats.skill_of(request.format) & ~live.described.skills:
-        raise PeerError("a format that can't be forced here")
-    manifest, before = live.served.manifest, request.prompt_ids + request.prefix_ids
-    if (request.chat is None) != (live.described.tier is Tier.IDS):
-        raise PeerError("a request of another tier")
-    if request.chat is not None:
-        return
-    if not request.prompt_ids or len(before) >= live.described.context:
-        raise PeerError(f"a prompt of {len(before)} tokens; the context is {manifest.context}")
-    if not all(0 <= token < manifest.vocab for token in before):
-        raise PeerError("a token id outside the vocabulary")
-
-
-def _wanted(request: GenerationRequest) -> dict[Ability, bool]:
-    """What a request asks for that some servers refuse or, worse, leave out in silence."""
-    return {
-        Ability.TOP_K: request.sampling.top_k != 0,
-        Ability.REPETITION: request.sampling.repetition != 1.0,
-        Ability.IGNORE_EOS: request.ignore_eos,
-    }
 
 
 class _Job:
@@ -304,6 +267,11 @@ class _Job:
             self._limiter.release_on_behalf_of(holder)
 
     @property
+    def _calls(self) -> bool:
+        """Whether calls of tools are a part of the answer."""
+        return self._request.chat is not None and bool(self._request.chat.toolbox.tools)
+
+    @property
     def _path(self) -> str:
         return bodies.COMPLETIONS if self._request.chat is None else bodies.CHAT
 
@@ -328,12 +296,14 @@ class _Job:
         )
 
     async def _text(self, deltas: AsyncIterator[Delta]) -> AsyncIterator[TokenStep]:
-        surrogates = Surrogates()
+        surrogates, calls = Surrogates(), CallText()
         async for delta in deltas:
-            text = surrogates.push(delta.text)
+            text = surrogates.push(calls.push(delta) if self._calls else delta.text)
             if delta.finish is not None:
                 # Another reason than its limit (a filter, a tool) is an end of the answer as well.
                 finish: FinishReason = "length" if delta.finish == "length" else "stop"
+                if finish == "stop":  # a call that was cut is left open
+                    text += surrogates.push(calls.rest())
                 yield TokenStep(text=text + surrogates.rest(), finish=finish)
                 return
             if text:

@@ -11,13 +11,14 @@ import trio
 from node.adapters.openai import bodies, http, replies
 from node.adapters.openai.completions import streamed
 from node.adapters.openai.http import Server
-from node.adapters.openai.replies import Delta, Surrogates, Usage
+from node.adapters.openai.replies import CallText, Delta, Surrogates, Usage
 from node.adapters.openai.served import Abilities, Ability, Served, Trial
 from node.errors import NodeError, Unavailable
 from node.protocol import formats
-from node.protocol.chat import Chat, ChatMessage
+from node.protocol.chat import Chat, ChatMessage, Tool, Toolbox
 from node.protocol.sampling import Sampling
 from node.protocol.statements import Tier
+from node.protocol.tool_calls import CallPart, CallReader
 
 log = structlog.get_logger("openai")
 
@@ -37,6 +38,12 @@ SCHEMA: Final = {
     "required": ["fits"],
     "additionalProperties": False,
 }
+TOOL: Final = Tool(
+    name="count",
+    description="Counts for you.",
+    parameters='{"type":"object","properties":{"to":{"type":"integer"}},"required":["to"],'
+    '"additionalProperties":false}',
+)
 TEXT: Final = "One, two, three, four, five"
 
 
@@ -152,6 +159,7 @@ class _Prober:
             (Ability.IGNORE_EOS, lambda: self._takes(BEST, ignore_eos=True)),
             (Ability.JSON_OBJECT, self._json_object),
             (Ability.JSON_SCHEMA, self._json_schema),
+            (Ability.TOOLS, self._tools),
         )
         unreachable: Unavailable | None = None
         for ability, trial in trials:
@@ -289,6 +297,20 @@ class _Prober:
             return None if json.loads(answer) == {"fits": "amethyst"} else "its answer does not fit"
         except (ValueError, RecursionError):
             return "its answer is no JSON"
+
+    async def _tools(self) -> str | None:
+        """A call that has to be made; one that the model may leave would show nothing."""
+        asked = Chat(messages=QUESTION.messages, toolbox=Toolbox(tools=(TOOL,), required=True))
+        body = bodies.chat(self._served.name, asked, max_tokens=JSON_TOKENS, sampling=BEST)
+        said, text = CallText(), ""
+        with trio.move_on_after(TRIAL_S):
+            async with streamed(self._server, bodies.CHAT, body) as deltas:
+                async for delta in deltas:
+                    text += said.push(delta)
+        reader = CallReader()
+        parts = [*reader.push(text + said.rest()), *reader.end()]
+        named = [part.name for part in parts if isinstance(part, CallPart) and part.name]
+        return None if named[:1] == [TOOL.name] else "no call in its answer"
 
     async def _plain(self, path: str, fields: dict[str, object]) -> dict[str, object]:
         """A completion in one piece, of two tokens."""

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from node.errors import Unavailable
+from node.protocol import limits, tool_calls
+from node.protocol.chat import NAME
 
 IDS_MAX: Final = 65_536
 """Token ids in one event."""
@@ -20,11 +22,21 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class CallDelta:
+    """What one event adds to a call of a tool."""
+
+    index: int
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Delta:
     """What one event adds to the first choice."""
 
     text: str = ""
-    """Visible text.  Reasoning and calls of tools are none."""
+    """Visible text.  Reasoning is none."""
+    calls: tuple[CallDelta, ...] = ()
     hidden: bool = False
     """There was something else than visible text."""
     ids: tuple[int, ...] | None = None
@@ -73,9 +85,8 @@ def read(document: dict[str, Any]) -> Delta:
     finish = choice.get("finish_reason")
     return Delta(
         text=text if isinstance(text, str) else "",
-        hidden=any(
-            part.get(key) for key in ("reasoning", "reasoning_content", "tool_calls", "refusal")
-        ),
+        calls=_calls(part.get("tool_calls")),
+        hidden=any(part.get(key) for key in ("reasoning", "reasoning_content", "refusal")),
         ids=_ids(choice.get("token_ids")),
         prompt_ids=_ids(choice.get("prompt_token_ids", document.get("prompt_token_ids"))),
         finish=finish if isinstance(finish, str) and finish else None,
@@ -100,6 +111,53 @@ def model_names(document: dict[str, Any]) -> dict[str, int | None]:
             whole = type(context) is int and 0 < context < 2**31
             found[item["id"]] = context if whole else None
     return found
+
+
+class CallText:
+    """Writes what a server says of calls as text, as models themselves write them."""
+
+    def __init__(self) -> None:
+        self._index = -1
+        """Of the last call."""
+        self._open = False
+        """It has not ended."""
+        self._bare = True
+        """It has no arguments yet."""
+        self._written = False
+        """There was text, or a call, before."""
+
+    def push(self, delta: Delta) -> str:
+        """The text of an event.
+
+        Raises:
+            Unavailable: A call has no name, or goes on after its end.
+        """
+        text = delta.text
+        if self._open:  # behind a call servers send white space; text would be rare
+            text = f"{self.rest()}\n{text}" if text.strip() else ""
+        self._written = self._written or bool(text)
+        for call in delta.calls:
+            if call.name and not (call.index == self._index and self._bare):
+                text += self._next(call)
+            elif call.index != self._index or not self._open:
+                raise Unavailable("the server goes on with a call that is not the last")
+            text += call.arguments
+            self._bare = self._bare and not call.arguments
+        return text
+
+    def rest(self) -> str:
+        """What ends the call that is open."""
+        if not self._open:
+            return ""
+        self._open = False
+        return ("{}" if self._bare else "") + tool_calls.CLOSED
+
+    def _next(self, call: CallDelta) -> str:
+        if not NAME.fullmatch(call.name):
+            raise Unavailable("the server names a tool as none could be")
+        text = self.rest() + ("\n" if self._written else "")
+        self._index, self._open, self._bare, self._written = call.index, True, True, True
+        return text + tool_calls.opened(call.name)
 
 
 class Surrogates:
@@ -139,6 +197,27 @@ def _index(choice: object) -> int | None:
         raise Unavailable("the server sends a choice that is no object")
     index = choice.get("index", 0)
     return index if isinstance(index, int) else None
+
+
+def _calls(value: object) -> tuple[CallDelta, ...]:
+    if not value:
+        return ()
+    if not isinstance(value, list) or len(value) > limits.TOOL_CALLS_MAX:
+        raise Unavailable("the server sends calls that are no list, or too many")
+    return tuple(_call(number, each) for number, each in enumerate(value))
+
+
+def _call(number: int, value: object) -> CallDelta:
+    function = value.get("function") if isinstance(value, dict) else None
+    if not isinstance(value, dict) or not isinstance(function, dict):
+        raise Unavailable("the server sends a call of no known form")
+    index = value.get("index", number)  # a whole answer has none
+    name, arguments = function.get("name") or "", function.get("arguments") or ""
+    if isinstance(arguments, dict):  # some servers send the object itself
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    if type(index) is not int or not isinstance(name, str) or not isinstance(arguments, str):
+        raise Unavailable("the server sends a call of no known form")
+    return CallDelta(index=index, name=name, arguments=arguments)
 
 
 def _ids(value: object) -> tuple[int, ...] | None:

@@ -50,6 +50,7 @@ class Ability(Enum):
     IGNORE_EOS = "takes ignore_eos"
     JSON_OBJECT = "keeps an answer to a JSON object"
     JSON_SCHEMA = "keeps an answer to a JSON schema"
+    TOOLS = "calls a tool where it has to"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,11 +1,13 @@
 """A model's tokenizer and chat template.  Both may come from a peer, so both are bounded."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, TypedDict
+from typing import Any, Final, Literal, NotRequired, TypedDict
 
 from node.errors import PeerError
 from node.protocol.manifest import FileRole
+from node.protocol.tool_calls import OPEN
 
 TOKENIZER_BYTES_MAX: Final = 48 * 1024 * 1024
 CONFIG_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -15,10 +17,13 @@ SPECIAL_CHARS_MAX: Final = 256
 
 
 class Message(TypedDict):
-    """One message of a conversation."""
+    """One message of a conversation, as templates have it."""
 
     role: str
     content: str
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    tool_call_id: NotRequired[str]
+    name: NotRequired[str]
 
 
 class ChatText:
@@ -69,22 +74,34 @@ class ChatText:
         """Whether `render` can be used."""
         return bool(self._template)
 
-    def text(self, messages: Sequence[Message], *, continues: bool = False) -> str:
+    @property
+    def knows_tools(self) -> bool:
+        """Whether the template shows tools, and the model was taught to call them as we read it."""
+        return bool(re.search(r"\btools\b", self._template)) and OPEN in self._template
+
+    def text(
+        self,
+        messages: Sequence[Message],
+        *,
+        continues: bool = False,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> str:
         """A conversation as the model reads it, before it becomes ids.
 
         Args:
             messages: In order.
             continues: The last message is an answer that the model goes on writing.
+            tools: What may be called, as OpenAI has it; for a template that `knows_tools`.
 
         Raises:
             PeerError: The template fails or refuses, or the conversation is too long.
         """
         if not self._template:
             raise PeerError("the model has no chat template")
-        chars = sum(len(m["role"]) + len(m["content"]) for m in messages)
+        chars = sum(map(_chars, messages)) + (len(json.dumps(tools)) if tools else 0)
         if len(messages) > MESSAGES_MAX or chars > TEXT_CHARS_MAX:
             raise PeerError("the conversation is too long")
-        shown = _render(self._template, chars, messages, self._special, not continues)
+        shown = _render(self._template, chars, messages, self._special, not continues, tools)
         if not continues:
             return shown
         last = messages[-1]["content"].strip()
@@ -93,9 +110,15 @@ class ChatText:
             raise PeerError("the chat template does not show the answer to go on with")
         return shown[: end + len(last)]
 
-    def render(self, messages: Sequence[Message], *, continues: bool = False) -> tuple[int, ...]:
+    def render(
+        self,
+        messages: Sequence[Message],
+        *,
+        continues: bool = False,
+        tools: Sequence[Mapping[str, Any]] = (),
+    ) -> tuple[int, ...]:
         """Ids of a conversation, with the start of the answer; see `text`."""
-        return self.encode(self.text(messages, continues=continues))
+        return self.encode(self.text(messages, continues=continues, tools=tools))
 
     def encode(self, text: str, *, special: bool = False) -> tuple[int, ...]:
         """Ids of a text.
@@ -131,6 +154,11 @@ class ChatText:
     def token(self, token: int) -> str:
         """The tokenizer's own name of one id, for logprobs; its text, where that shows."""
         return self.decode((token,)) or str(self._tokenizer.id_to_token(token) or "")
+
+
+def _chars(message: Message) -> int:
+    calls = message.get("tool_calls")
+    return len(message["role"]) + len(message["content"]) + (len(json.dumps(calls)) if calls else 0)
 
 
 def _tokenizer(data: bytes) -> Any:
@@ -203,6 +231,7 @@ def _render(
     messages: Sequence[Message],
     special: Mapping[str, str],
     opens: Literal[True, False],
+    tools: Sequence[Mapping[str, Any]],
 ) -> str:
     from node.adapters.text.template import ChatTemplate
 
@@ -210,5 +239,6 @@ def _render(
         chars=chars,
         messages=[dict(message) for message in messages],
         add_generation_prompt=opens,
+        **({"tools": [dict(tool) for tool in tools]} if tools else {}),
         **special,
     )

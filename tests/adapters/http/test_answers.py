@@ -7,6 +7,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from node.adapters.http.errors import ApiError, busy, unpaid
 from node.adapters.http.port import LastResort, TokenText
 from node.adapters.http.writing import KEEP_ALIVE, KEEP_ALIVE_S
+from node.protocol.tool_calls import CallPart
 from tests.adapters.http.world import WORKER, World
 
 
@@ -79,6 +80,67 @@ TOKENS = (
     (TokenText(text="Hel", logprob=-0.5, top=(("Hel", -0.5), ("Hal", -1.0))),),
     (TokenText(text="lo", logprob=float("-inf")),),
 )
+
+
+CALLS = (
+    "Let me see.",
+    CallPart(index=0, name="weather"),
+    CallPart(index=0, arguments='{"city":'),
+    CallPart(index=0, arguments='"Bern"}'),
+    CallPart(index=1, name="clock", arguments="{}"),
+)
+
+
+async def test_calls_of_a_whole_answer(clock: MockClock, w: World) -> None:
+    w.desk.script.pieces, w.desk.script.finish = CALLS, "tool_calls"
+    [choice] = (await w.chat()).json["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    job = "0" * 32
+    assert choice["message"] == {
+        "role": "assistant",
+        "content": "Let me see.",
+        "refusal": None,
+        "tool_calls": [
+            {
+                "id": f"call_{job}_0",
+                "type": "function",
+                "function": {"name": "weather", "arguments": '{"city":"Bern"}'},
+            },
+            {
+                "id": f"call_{job}_1",
+                "type": "function",
+                "function": {"name": "clock", "arguments": "{}"},
+            },
+        ],
+    }
+    w.desk.script.pieces = CALLS[1:]
+    [choice] = (await w.chat()).json["choices"]
+    assert choice["message"]["content"] is None
+
+
+@pytest.mark.parametrize("step_s", [0.0, 0.1])
+async def test_calls_grow_in_a_stream_with_the_name_first(
+    clock: MockClock, w: World, step_s: float
+) -> None:
+    w.desk.script.pieces, w.desk.script.finish = CALLS, "tool_calls"
+    w.desk.script.step_s = step_s
+    reply = await w.chat(stream=True)
+    choices = [chunk["choices"][0] for chunk in reply.events[:-1]]
+    assert [c["finish_reason"] for c in choices] == [None] * (len(choices) - 1) + ["tool_calls"]
+    assert choices[0]["delta"] == {"role": "assistant", "content": "Let me see."}
+    parts = [part for c in choices for part in c["delta"].get("tool_calls", ())]
+    named = [part for part in parts if "name" in part["function"]]
+    assert [part["index"] for part in parts] == sorted(part["index"] for part in parts)
+    assert [(part["index"], part["function"]["name"]) for part in named] == [
+        (0, "weather"),
+        (1, "clock"),
+    ]
+    assert all(part["type"] == "function" and part["id"] for part in named)
+    assert all("id" not in part for part in parts if part not in named)
+    arguments = [
+        "".join(p["function"]["arguments"] for p in parts if p["index"] == n) for n in (0, 1)
+    ]
+    assert arguments == ['{"city":"Bern"}', "{}"]
 
 
 async def test_log_probabilities_of_a_chat(clock: MockClock, w: World) -> None:

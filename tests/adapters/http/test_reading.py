@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from node.adapters.http.errors import ApiError
 from node.adapters.http.port import Ask
 from node.adapters.http.reading import read_chat, read_completion
+from node.protocol.chat import NO_TOOLS, Call, ChatMessage, Tool, Toolbox
 from tests.adapters.http.world import QUESTION
 
 
@@ -26,6 +27,18 @@ def schema_wanted(schema: Any, **fields: Any) -> dict[str, Any]:
     return {"response_format": {"type": "json_schema", "json_schema": named}}
 
 
+def tool(**fields: Any) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": "f"} | fields}
+
+
+def called(**fields: Any) -> dict[str, Any]:
+    return {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}} | fields
+
+
+def chosen(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -37,12 +50,22 @@ def schema_wanted(schema: Any, **fields: Any) -> dict[str, Any]:
         ({"messages": ["x"]}, "messages[0]"),
         (message(role="robot"), "messages[0].role"),
         (message(role=["user"]), "messages[0].role"),
-        (message(role="tool"), "messages[0].role"),
+        (message(role="tool"), "messages[0].tool_call_id"),
+        (message(role="tool", tool_call_id="a b"), "messages[0].tool_call_id"),
+        (message(role="function"), "messages[0].role"),
+        (message(tool_call_id="c"), "messages[0].tool_call_id"),
         (message(content=None), "messages[0].content"),
         (message(content=5), "messages[0].content"),
         (message(content=[{"type": "image_url"}]), "messages[0].content[0].type"),
         (message(content=[{"type": "text"}]), "messages[0].content[0].text"),
         (message(tool_calls=[{"id": "1"}]), "messages[0].tool_calls"),
+        (message(role="assistant", content=None), "messages[0].content"),
+        (message(role="assistant", tool_calls=[{"id": "1"}]), "messages[0].tool_calls[0].type"),
+        (message(role="assistant", tool_calls=[called(id="")]), "messages[0].tool_calls[0].id"),
+        (
+            message(role="assistant", tool_calls=[called(function={"name": "f g"})]),
+            "messages[0].tool_calls[0].function.name",
+        ),
         (message(name="bob"), "messages[0].name"),
         ({"temperature": 2.1}, "temperature"),
         ({"temperature": -0.1}, "temperature"),
@@ -64,9 +87,23 @@ def schema_wanted(schema: Any, **fields: Any) -> dict[str, Any]:
         ({"logprobs": 1}, "logprobs"),
         ({"top_logprobs": 2}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
-        ({"tools": [{"type": "function"}]}, "tools"),
+        ({"tools": [{"type": "function"}]}, "tools[0].function"),
+        ({"tools": [{"type": "web_search"}]}, "tools[0].type"),
+        ({"tools": [tool(name="f g")]}, "tools[0].function.name"),
+        ({"tools": [tool(parameters=[])]}, "tools[0].function.parameters"),
+        ({"tools": [tool(x=1)]}, "tools[0].function.x"),
+        ({"tools": [tool(), tool()]}, "tools"),
+        ({"tools": [tool()] * 129}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),
+        ({"tools": [tool()], "tool_choice": "any"}, "tool_choice"),
+        ({"tools": [tool()], "tool_choice": {"type": "allowed_tools"}}, "tool_choice"),
+        ({"tools": [tool()], "tool_choice": chosen("g")}, "tool_choice"),
+        ({"tools": [tool()], "tool_choice": chosen("f") | {"x": 1}}, "tool_choice.x"),
+        ({"tools": [tool()], "parallel_tool_calls": 1}, "parallel_tool_calls"),
+        ({"tools": [tool()], "ignore_eos": True}, "ignore_eos"),
+        ({"tools": [tool()]} | schema_wanted({}), "response_format"),
         ({"functions": [{}]}, "functions"),
+        ({"function_call": {"name": "f"}}, "function_call"),
         ({"response_format": "json_object"}, "response_format"),
         ({"response_format": {"type": "xml"}}, "response_format"),
         ({"response_format": {"type": "json_object", "x": 1}}, "response_format.x"),
@@ -145,6 +182,34 @@ def test_everything_that_a_client_may_set_is_in_the_ask() -> None:
     assert ask.routing.sort == "price"
 
 
+def test_tools_and_what_may_be_chosen() -> None:
+    first = tool(description="d", parameters={"b": 1, "a": 2}, strict=True)
+    made = chat(tools=[first, tool(name="g")], parallel_tool_calls=False).toolbox
+    assert made == Toolbox(
+        tools=(Tool(name="f", description="d", parameters='{"b":1,"a":2}'), Tool(name="g")),
+        parallel=False,
+    )
+    assert chat(tools=[tool()], tool_choice="none").toolbox == NO_TOOLS
+    assert chat(tools=[tool()], tool_choice="required").toolbox.required
+    named = chat(tools=[tool(), tool(name="g")], tool_choice=chosen("g")).toolbox
+    assert named == Toolbox(tools=(Tool(name="g"),), required=True)
+
+
+def test_a_conversation_with_calls_and_results() -> None:
+    ask = chat(
+        messages=[
+            {"role": "user", "content": "x"},
+            {"role": "assistant", "tool_calls": [called(index=0)], "refusal": None},
+            {"role": "tool", "tool_call_id": "c1", "content": [{"type": "text", "text": "y"}]},
+        ]
+    )
+    assert ask.messages == (
+        ChatMessage(role="user", content="x"),
+        ChatMessage(role="assistant", content="", calls=(Call(id="c1", name="f", arguments="{}"),)),
+        ChatMessage(role="tool", content="y", call_id="c1"),
+    )
+
+
 def test_a_format_keeps_the_order_of_its_properties() -> None:
     assert chat(response_format={"type": "json_object"}).format == '{"type":"object"}'
     schema = {"type": "object", "properties": {"z": {"type": "null"}, "a": {"const": "é"}}}
@@ -163,7 +228,7 @@ def test_a_conversation_in_parts_and_with_developers() -> None:
             {"role": "user", "content": ""},
         ]
     )
-    assert [(m["role"], m["content"]) for m in ask.messages] == [
+    assert [(each.role, each.content) for each in ask.messages] == [
         ("system", "be brief"),
         ("user", "ab"),
         ("assistant", "c"),

@@ -12,6 +12,7 @@ from node.adapters.http.guard import Guard
 from node.adapters.http.port import Ask, Customer, Ended, LastResort, Sink, Started, TokenText
 from node.adapters.http.routes import routes
 from node.adapters.http.runs import Runs
+from node.protocol.tool_calls import CallPart
 
 WORKER = "0x" + "ab" * 20
 BODY_BYTES_MAX = 64 * 1024
@@ -22,7 +23,7 @@ QUESTION = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
 class Script:
     """How an answer goes."""
 
-    pieces: Sequence[str] = ("Hel", "lo")
+    pieces: Sequence[str | CallPart] = ("Hel", "lo")
     tokens: Sequence[tuple[TokenText, ...]] = ()
     step_s: float = 0.1
     error: ApiError | None = None
@@ -54,7 +55,10 @@ class FakeJob:
             self.sink.started(started)
             tokens = script.tokens or ((),) * len(script.pieces)
             for piece, told in zip(script.pieces, tokens, strict=True):
-                self.sink.write(piece, told)
+                if isinstance(piece, CallPart):
+                    self.sink.call(piece)
+                else:
+                    self.sink.write(piece, told)
                 shown += 1
                 if shown == 1 and script.taken_over:
                     await trio.sleep(script.step_s)

@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, cast
 
@@ -24,10 +24,12 @@ from node.adapters import model_folder
 from node.adapters.grammar import Grammars
 from node.adapters.onnx import OnnxEngine, OnnxModel
 from node.adapters.text import ChatText
+from node.adapters.text.chat import Message
 from node.protocol import formats
 from node.protocol.manifest import FileRole
 from node.protocol.sampling import Sampling
 from node.protocol.stops import TextStream
+from node.protocol.tool_calls import CallPart, CallReader, Part
 from node.roles.generation import GenerationRequest
 
 NAME = "tiny-served"
@@ -50,6 +52,8 @@ class Habits:
     """Thinks before it answers."""
     json: bool = False
     """Keeps an answer to a format where it is asked to."""
+    tools: bool = False
+    """Calls a tool where it has to; where it may, it does not."""
     refuses: frozenset[str] = frozenset()
     """Fields that it does not know, and answers with 422."""
     key: str = ""
@@ -100,7 +104,12 @@ class Server:
         body = await self._body(request)
         if (refused := self._unknown(body)) is not None:
             return refused
-        messages = body["messages"]
+        messages = [
+            Message(
+                role="user" if each["role"] == "tool" else each["role"], content=each["content"]
+            )
+            for each in body["messages"]
+        ]
         continues = bool(body.get("continue_final_message")) and self.habits.continues
         if not continues and messages[-1]["role"] == "assistant":
             messages = messages[:-1]
@@ -150,7 +159,12 @@ class Server:
             ignore_eos=bool(body.get("ignore_eos")),
             format=_format(body) if self.habits.json and chat else "",
         )
-        events = self._events(wanted, chat=chat, ids=bool(body.get("return_token_ids")))
+        calls = self.habits.tools and chat and _has_to_call(body)
+        if calls:
+            wanted = replace(wanted, format=_calls(body))
+        events = self._events(
+            wanted, chat=chat, ids=bool(body.get("return_token_ids")), calls=calls
+        )
         if body.get("stream"):
             return StreamingResponse(_sse(events), media_type="text/event-stream")
         whole = ""
@@ -161,8 +175,9 @@ class Server:
         return JSONResponse({"choices": [{"index": 0, "finish_reason": "stop", **choice}]})
 
     async def _events(
-        self, wanted: GenerationRequest, *, chat: bool, ids: bool
+        self, wanted: GenerationRequest, *, chat: bool, ids: bool, calls: bool
     ) -> AsyncIterator[dict[str, Any]]:
+        reader = CallReader(whole=True) if calls else None
         tells_ids, made = ids and self.habits.ids and not chat, 0
         text = TextStream(self.text.decode)
         if chat:
@@ -175,16 +190,50 @@ class Server:
                 piece = "".join(map(text.push, step.ids))
                 piece += text.flush() if step.finish else ""
                 choice: dict[str, Any] = {"delta": {"content": piece}} if chat else {"text": piece}
+                if reader is not None:
+                    choice = {"delta": {"tool_calls": list(map(_call, reader.push(piece)))}}
                 if tells_ids:
                     hidden = step.finish == "stop" and not self.habits.shows_end
                     choice["token_ids"] = list(step.ids[: -1 if hidden else None])
                     if first and self.habits.prompt_ids:
                         choice["prompt_token_ids"] = list(wanted.prompt_ids)
-                yield _event(choice | {"finish_reason": step.finish})
+                called = calls and step.finish == "stop"
+                finish = "tool_calls" if called else step.finish
+                yield _event(choice | {"finish_reason": finish})
                 await trio.sleep(self.habits.pause_s)
         if self.habits.usage:
             usage = {"prompt_tokens": len(wanted.prompt_ids), "completion_tokens": made}
             yield {"choices": [], "usage": usage}
+
+
+def _has_to_call(body: dict[str, Any]) -> bool:
+    return bool(body.get("tools")) and body.get("tool_choice", "auto") not in ("auto", "none")
+
+
+def _calls(body: dict[str, Any]) -> str:
+    """The format of a call of one of the tools."""
+    tools = [each["function"] for each in body["tools"]]
+    calls = [
+        {
+            "type": "object",
+            "properties": {"name": {"const": each["name"]}, "arguments": each["parameters"]},
+            "required": ["name", "arguments"],
+            "additionalProperties": False,
+        }
+        for each in tools
+        if body["tool_choice"] in ("required", _named(each["name"]))
+    ]
+    return formats.written({"anyOf": calls})
+
+
+def _named(name: str) -> dict[str, Any]:
+    return {"type": "function", "function": {"name": name}}
+
+
+def _call(part: Part) -> dict[str, Any]:
+    assert isinstance(part, CallPart)
+    function = {"name": part.name or None, "arguments": part.arguments}
+    return {"index": part.index, "id": "c-1" if part.name else None, "function": function}
 
 
 def _format(body: dict[str, Any]) -> str:
@@ -240,12 +289,15 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--text", action="store_true", help="no token ids, nothing is continued")
+    parser.add_argument("--forces", action="store_true", help="formats and calls of tools")
     parser.add_argument("--pause", type=float, default=0.0, help="seconds between two events")
     parser.add_argument("--key", default="", help="the API key that it wants")
     options = parser.parse_args()
     habit = Habits(
         ids=not options.text,
         continues=not options.text,
+        json=options.forces,
+        tools=options.forces,
         key=options.key,
         pause_s=options.pause,
     )

@@ -1,7 +1,9 @@
 """The engine against a real server: what is probed, sold, passed on and given up."""
 
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,10 +13,12 @@ from node.adapters.openai.engine import OpenAIEngine
 from node.adapters.openai.http import Server as Address
 from node.adapters.openai.served import Ability
 from node.errors import PeerError, Unavailable
-from node.protocol.chat import Chat, ChatMessage
+from node.protocol import tool_calls
+from node.protocol.chat import NO_TOOLS, Call, Chat, ChatMessage, Tool, Toolbox
 from node.protocol.formats import ANY_OBJECT
 from node.protocol.sampling import Sampling
 from node.protocol.statements import Skill, Tier
+from node.protocol.tool_calls import CallPart, CallReader
 from node.roles.generation import GenerationRequest, TokenStep
 from tests.adapters.openai.served import tiny
 from tests.adapters.openai.server import Habits, Server, running
@@ -74,6 +78,7 @@ async def test_a_server_of_ids_is_sold_in_tier_ids() -> None:
             Ability.ECHO,
             Ability.JSON_OBJECT,
             Ability.JSON_SCHEMA,
+            Ability.TOOLS,
         }
         prompt = tiny().encode("A voucher is")
         steps = await read(engine, prompt_ids=tuple(prompt))
@@ -188,6 +193,70 @@ async def test_no_format_is_taken_where_none_is_kept(habits: Habits) -> None:
         before = len(server.bodies)
         with pytest.raises(PeerError, match="format"):
             await read(engine, format=ANY_OBJECT, **asked)
+        assert len(server.bodies) == before
+
+
+WEATHER = Tool(
+    name="weather",
+    description="Says the weather.",
+    parameters='{"type":"object","properties":{"city":{"enum":["Bern","Rome"]}},'
+    '"required":["city"],"additionalProperties":false}',
+)
+TALK = Chat(
+    messages=(
+        ChatMessage(role="user", content="How is it in Rome?"),
+        ChatMessage(
+            role="assistant", content="", calls=(Call(id="c1", name="weather", arguments="{}"),)
+        ),
+        ChatMessage(role="tool", content="hot", call_id="c1"),
+    ),
+    toolbox=Toolbox(tools=(WEATHER, Tool(name="clock")), required=True, parallel=False),
+)
+
+
+async def test_tools_are_passed_on_and_calls_come_back_as_text() -> None:
+    async with selling(Habits(ids=False, tools=True)) as (engine, server):
+        assert engine.models()[0].skills == Skill.TOOLS
+        steps = await read(engine, chat=TALK, max_tokens=64)
+        reader = CallReader()
+        parts = reader.push("".join(step.text for step in steps)) + reader.end()
+        assert steps[-1].finish == "stop"
+        assert all(isinstance(part, CallPart) for part in parts)
+        name = parts[0].name  # type: ignore[union-attr]
+        arguments = json.loads("".join(part.arguments for part in parts))  # type: ignore[union-attr]
+        assert (name == "clock" and arguments == {}) or arguments["city"] in ("Bern", "Rome")
+        body = server.bodies[-1]
+        assert body["tool_choice"] == "required"
+        assert body["parallel_tool_calls"] is False
+        assert [each["function"]["name"] for each in body["tools"]] == ["weather", "clock"]
+        assert body["tools"][0]["function"]["parameters"]["required"] == ["city"]
+        assert body["messages"][1]["tool_calls"] == [
+            {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+        ]
+        assert body["messages"][2] == {"role": "tool", "content": "hot", "tool_call_id": "c1"}
+        with pytest.raises(Unavailable, match="can't be gone on with"):
+            await read(engine, chat=TALK, prefix_text="<tool_call>\n{")
+
+
+async def test_one_tool_that_has_to_be_called_is_named() -> None:
+    asked = replace(TALK, toolbox=Toolbox(tools=(WEATHER,), required=True))
+    async with selling(Habits(ids=False, tools=True)) as (engine, server):
+        steps = await read(engine, chat=asked, max_tokens=64)
+        text = "".join(step.text for step in steps)
+        assert text.startswith(tool_calls.opened("weather"))
+        assert text.endswith(tool_calls.CLOSED)
+        assert server.bodies[-1]["tool_choice"]["function"] == {"name": "weather"}
+        cut = await read(engine, chat=asked, max_tokens=6)
+        assert cut[-1].finish == "length"
+        assert not "".join(step.text for step in cut).endswith(tool_calls.CLOSED)
+
+
+async def test_no_tools_are_shown_to_a_server_that_does_not_call_them() -> None:
+    async with selling(Habits(ids=False, json=True)) as (engine, server):
+        before = len(server.bodies)
+        for asked in (TALK, replace(TALK, toolbox=NO_TOOLS)):
+            with pytest.raises(PeerError, match="tools"):
+                await read(engine, chat=asked)
         assert len(server.bodies) == before
 
 

@@ -1,0 +1,57 @@
+"""What a server's model may be asked: by its tier, and by what was found out about it."""
+
+from node.adapters.openai.served import Abilities, Ability
+from node.errors import PeerError, Unavailable
+from node.protocol import formats, tool_calls
+from node.protocol.chat import with_tools
+from node.protocol.statements import Skill, Tier
+from node.roles.generation import EngineModel, GenerationRequest
+
+
+def skills_of(found: Abilities) -> int:
+    """What the model can be sold as being able to do besides, in tier text: bits of `Skill`."""
+    skills = {
+        Ability.JSON_OBJECT: Skill.JSON,
+        Ability.JSON_SCHEMA: Skill.SCHEMA,
+        Ability.TOOLS: Skill.TOOLS,
+    }
+    return sum(skill for ability, skill in skills.items() if found.has(ability))
+
+
+def check(model: EngineModel, found: Abilities, request: GenerationRequest) -> None:
+    """
+    Raises:
+        PeerError: Nothing that this model could be asked.
+        Unavailable: Something that this server does not do.
+    """
+    for ability, wanted in _wanted(request).items():
+        if wanted and not found.has(ability):
+            raise Unavailable(f"no server that {ability.value}")
+    if (request.chat is None) != (model.tier is Tier.IDS):
+        raise PeerError("a request of another tier")
+    if formats.skill_of(request.format) & ~model.skills:
+        raise PeerError("a format that can't be forced here")
+    if request.chat is not None and with_tools(request.chat.messages, request.chat.toolbox):
+        if not model.skills & Skill.TOOLS:
+            raise PeerError("tools that can't be shown here")
+        if tool_calls.OPEN in request.prefix_text:
+            raise Unavailable("a call that was begun can't be gone on with")
+    if request.chat is None:
+        _check_ids(model, request)
+
+
+def _check_ids(model: EngineModel, request: GenerationRequest) -> None:
+    before = request.prompt_ids + request.prefix_ids
+    if not request.prompt_ids or len(before) >= model.context:
+        raise PeerError(f"a prompt of {len(before)} tokens; the context is {model.context}")
+    if not all(0 <= token < model.manifest.vocab for token in before):
+        raise PeerError("a token id outside the vocabulary")
+
+
+def _wanted(request: GenerationRequest) -> dict[Ability, bool]:
+    """What a request asks for that some servers refuse or, worse, leave out in silence."""
+    return {
+        Ability.TOP_K: request.sampling.top_k != 0,
+        Ability.REPETITION: request.sampling.repetition != 1.0,
+        Ability.IGNORE_EOS: request.ignore_eos,
+    }
