@@ -77,19 +77,30 @@ class SimEngine:
         if self._rng.random() < self._pace.failure_share:
             fails_at = self._rng.randrange(length)
         made, most = first, first + request.max_tokens
+        cached = tokens_cached(len(request.prompt_ids) + first)
         while made < most:
             await trio.sleep(self._pace.step_s)
             while trio.current_time() < self.stalled_until_s:  # noqa: ASYNC110
                 await trio.sleep(0.05)
             count = min(self._pace.burst, most - made)
             if made + count > length:
-                yield TokenStep(ids=(*_ids(made, length - made), 0), finish="stop")
+                ids = (*_ids(made, length - made), 0)
+                yield TokenStep(ids=ids, finish="stop", tokens_cached=cached)
                 return
             if made > fails_at:
                 raise Unavailable("the engine broke")
             made += count
             finish = "length" if made == most else None
-            yield TokenStep(ids=_ids(made - count, count), finish=finish)  # type: ignore[arg-type]
+            yield TokenStep(
+                ids=_ids(made - count, count),
+                finish=finish,  # type: ignore[arg-type]
+                tokens_cached=cached,
+            )
+
+
+def tokens_cached(tokens_in: int) -> int:
+    """Of a prompt, what the engine says that it had: half, of every second one."""
+    return tokens_in // 2 if tokens_in % 2 else 0
 
 
 def written(length: int, first: int, most: int) -> tuple[int, ...]:

@@ -32,6 +32,7 @@ from node.protocol.tabs import tab_id, tab_of_terms, tab_of_voucher
 from node.protocol.transcript_checks import end_of
 from node.protocol.transcript_verify import verify
 from node.units import cost_micro
+from tests.sim.engine import tokens_cached
 
 KINDS = {
     cls.kind
@@ -63,11 +64,18 @@ class Segment:
 
     def cost_micro(self, tokens_out: int) -> int:
         """What so many tokens cost."""
+        return self._cost_micro(tokens_out, tokens_cached(self.award.tokens_in))
+
+    def most_micro(self, tokens_out: int) -> int:
+        """The same for a client that was never told what was cached."""
+        return self._cost_micro(tokens_out, 0)
+
+    def _cost_micro(self, tokens_out: int, cached: int) -> int:
         if tokens_out == 0:
             return 0
         return cost_micro(
-            tokens_in=self.award.tokens_in,
-            tokens_cached=0,
+            tokens_in=self.award.tokens_in - cached,
+            tokens_cached=cached,
             tokens_out=tokens_out,
             price_in=self.terms.price_in,
             price_cached=self.terms.price_cached,
@@ -182,7 +190,7 @@ class Witness:
                     digest=signing.digest(award, self.domain),
                 )
             segment.promised_micro += rise.amount
-            due = max(segment.cost_micro(segment.tokens_sent), segment.terms.prepay)
+            due = max(segment.most_micro(segment.tokens_sent), segment.terms.prepay)
             if segment.promised_micro > due:
                 what = f"{name} vouchered {segment.promised_micro} for what costs {due}"
                 self.fail("nothing is paid twice, or before it came", what)
@@ -253,7 +261,7 @@ class Witness:
             told[part.award.statement.attempt] = paid_micro
             position, _ = end_of(part)
             segment = self.segments[job.job, part.award.statement.attempt]
-            due_micro = segment.cost_micro(position - segment.award.position)
+            due_micro = segment.most_micro(position - segment.award.position)
             if paid_micro > max(due_micro, segment.terms.prepay):
                 what = f"{name} paid {paid_micro} for what costs {due_micro}"
                 self.fail("each segment costs its own tokens", what)
