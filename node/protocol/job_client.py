@@ -57,7 +57,8 @@ class ClientJob:
     text: TextChain | None = None
     """What `chain` is the head of, in tier text."""
     complete: Finish | None = None
-    """Set once the output is complete by the client's own reckoning: nothing after it is owed."""
+    """Set once the output is complete: by the client's own reckoning; in tier text by the worker's
+    word as well.  Nothing after it is owed."""
     accepted_micro: int = 0
     """What this client has agreed to pay for the segment so far."""
     cut: Cutoff | None = None
@@ -313,14 +314,15 @@ def _ended(job: ClientJob, event: Ended) -> Step:
     if job.phase is not Phase.STREAMING or event.position != job.position:
         return _cut(job, CutoffReason.BAD_DATA, "an end at another position than was delivered")
     claimed = event.finish
+    own_end = claimed in (Finish.STOP, Finish.LENGTH)
+    # The cap may end an answer before the output limit does; nothing else may.
+    early = claimed != job.complete and (claimed == Finish.STOP or not _cap_reached(job))
     # Where ids are not seen, only the backend knows why it ended; then nothing more is billed.
-    own_end = claimed in (Finish.STOP, Finish.LENGTH) and job.text is None
-    if own_end and claimed != job.complete:
-        # The cap may end an answer before the output limit does; nothing else may.
-        if claimed == Finish.STOP or not _cap_reached(job):
-            return _cut(job, CutoffReason.BAD_DATA, "an end before the output was complete")
-        job = replace(job, complete=Finish.LENGTH)
-    if claimed not in (Finish.STOP, Finish.LENGTH):
+    if own_end and early and job.text is None:
+        return _cut(job, CutoffReason.BAD_DATA, "an end before the output was complete")
+    if own_end:
+        job = replace(job, complete=Finish(claimed))
+    else:
         job = replace(job, failure=FAILURES.get(claimed, "the worker ended the job"))
     return replace(job, phase=Phase.ENDED), ()
 

@@ -10,6 +10,7 @@ import trio
 
 from devnet import misbehave
 from devnet.misbehave import Cheat
+from node.app.figures import finish_of
 from node.errors import NoPeers, UsageError
 from node.protocol import codec, pieces, signing
 from node.protocol.chain_hash import TextChain
@@ -156,6 +157,16 @@ async def test_a_piece_that_has_no_room_is_not_sent() -> None:
         receipt = outcome.attempt.job.receipt
         assert receipt is not None
         assert (receipt.finish, receipt.tokens_out) == (Finish.LENGTH, room - 1)
+
+
+@pytest.mark.parametrize("room", [100, 8])
+async def test_why_it_ended_is_the_workers_word(room: int) -> None:
+    async with world() as this:
+        outcome, reply, _ = await bought(this, TextEngine(), output_max=room)
+    whole = reply.text == WHOLE
+    assert whole == (room == 100)
+    assert outcome.attempt.job.complete is (Finish.STOP if whole else Finish.LENGTH)
+    assert finish_of(outcome) == ("stop" if whole else "length")
 
 
 async def test_the_cap_ends_a_text_too() -> None:
