@@ -69,6 +69,13 @@ class Quotas:
         self._total.level -= cost
         return True
 
+    def give_back(self, peer: Address, cost: float) -> None:
+        """Work that was spent before turned out to be welcome: it counts no more."""
+        bucket = self._peers.get(peer)
+        if bucket is not None:
+            bucket.level = min(bucket.level + cost, self._quota.burst)
+        self._total.level = min(self._total.level + cost, self._total_quota.burst)
+
 
 def _fill(bucket: _Bucket, quota: Quota, now_s: float) -> None:
     gained = max(now_s - bucket.at_s, 0.0) * quota.per_s

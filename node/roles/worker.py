@@ -30,7 +30,8 @@ AWARDS_PENDING_MAX = 1024
 gateway's thousand streams, two workers have 500 each when the third one dies."""
 AWARDS = Quota(burst=128, per_s=32, overrun_max=1024)
 AWARDS_ALL = Quota(burst=1024, per_s=256, overrun_max=0)
-"""In awards: a signature check, and with a refusal the signing of fresh terms (0.2 ms)."""
+"""In awards: a signature check, and with a refusal the signing of fresh terms (0.2 ms).  Those that
+were paid for are given back."""
 REPLY_S = 5.0
 """How long a refusal may wait for a peer that does not read."""
 PREPAY_S = 2.0
@@ -157,6 +158,8 @@ class Worker:
 
     def _note(self, job: job_worker.WorkerJob) -> None:
         """Remember what a segment that has ended, however it did, says of its payer."""
+        if job.paid_micro:  # a gateway may well ask for more than a stranger
+            self._quotas.give_back(job.award.client, 1)
         self._disowned.note(
             job.award.payer,
             disowned_micro=job.disowned_micro,

@@ -1,16 +1,37 @@
 """Whole jobs in memory: real roles and stores, a fake network, a scripted engine."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from devnet.misbehave import KINDS
 from node.protocol.fields import Signed
 from node.protocol.statements import Acceptance, CutoffReason, Finish, Voucher
 from node.protocol.transcript_verify import verify
 from node.roles.client import Outcome
-from tests.roles.job_world import Watch, answer, bought, order, world
+from node.roles.generation import EngineLoad
+from node.roles.worker import AWARDS
+from tests.roles.job_world import ScriptedEngine, Watch, answer, bought, order, world
+
+
+@pytest.fixture
+def clock() -> MockClock:
+    """Waits cost nothing; the store's thread has time to answer."""
+    return MockClock(autojump_threshold=0.002)
+
+
+class Wide(ScriptedEngine):
+    """Many slots, and a token a second: slower would be a stall."""
+
+    def __init__(self) -> None:
+        super().__init__(length=2000, step_s=0.9)
+        self._sold = replace(self._sold, slots=512)
+
+    def load(self) -> EngineLoad:
+        return replace(super().load(), slots=512)
 
 
 async def test_an_honest_job_leaves_a_transcript_that_verifies() -> None:
@@ -58,6 +79,49 @@ async def test_many_jobs_side_by_side_share_vouchers_and_add_up() -> None:
             == sum(10 + 5 * (5 + number) for number in range(12))
         )
         assert all(verify(o.transcript, o.disclosure).passed for o in outcomes)
+
+
+async def test_a_worker_holds_its_third_of_a_thousand_streams(clock: MockClock) -> None:
+    count = 340
+    async with world() as w:
+        await w.sell(1, engine=Wide(), jobs_per_client_max=512, credit_micro=10**9)
+        client, watch = await w.buy(), Watch()
+        ended: list[str] = []
+
+        async def one() -> None:
+            asked = order(output_max=90)
+            outcome = await client.run(asked, answer(asked, []), watch)
+            ended.append(outcome.failure)
+
+        async with trio.open_nursery() as nursery:
+            for _ in range(count):
+                nursery.start_soon(one)
+                await trio.sleep(1 / 25)  # a worker takes awards of one client at a bounded rate
+            await trio.sleep(2)
+            assert (w.workers[0].active, w.engines[0].active) == (count, count)
+            assert not watch.refusals
+            await client.cancel(CutoffReason.CANCELLED, "enough")
+        assert ended == [""] * count
+        assert w.engines[0].active == 0
+
+
+async def test_awards_that_are_paid_for_are_not_rationed(clock: MockClock) -> None:
+    async with world() as w:
+        await w.sell(1)
+        client, watch = await w.buy(), Watch()
+
+        async def one() -> None:
+            outcome, _ = await bought(client, output_max=1, watch=watch)
+            assert outcome.failure == ""
+
+        began_s = trio.current_time()
+        for _ in range(20):
+            async with trio.open_nursery() as nursery:
+                for _ in range(16):
+                    nursery.start_soon(one)
+        assert not watch.refusals
+        rationed = AWARDS.burst + AWARDS.per_s * (trio.current_time() - began_s)
+        assert rationed < 20 * 16
 
 
 async def test_a_small_quantum_is_paid_in_steps() -> None:
