@@ -123,7 +123,7 @@ def _limits() -> Any:
     return llguidance.LLParserLimits(
         initial_lexer_fuel=500_000,
         step_lexer_fuel=50_000,
-        step_max_items=20_000,
+        step_max_items=5_000,
         max_items_in_row=500,
         max_lexer_states=50_000,
         max_grammar_size=100_000,

@@ -11,6 +11,7 @@ from node.adapters.text.chat import ChatText, Message
 from node.errors import DecodeError, PeerError, UsageError
 from node.protocol.chat import NO_TOOLS, Call, Chat, ChatMessage, Toolbox, functions
 from node.protocol.fields import ZERO_HASH, Address
+from node.protocol.json_depth import is_shallow
 from node.protocol.sampling import Sampling
 from node.protocol.statements import Tier
 from node.protocol.stops import Output
@@ -141,7 +142,9 @@ def _template_call(call: Call) -> dict[str, Any]:
     try:
         arguments = json.loads(call.arguments)
     except (ValueError, RecursionError):
-        arguments = call.arguments  # it was cut
+        arguments = None
+    if arguments is None or not is_shallow(arguments):
+        arguments = call.arguments  # it was cut, or is none
     function = {"name": call.name, "arguments": arguments}
     return {"id": call.id, "type": "function", "function": function}
 

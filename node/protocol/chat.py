@@ -12,6 +12,7 @@ from typing import Any, Final, Literal, get_args
 
 from node.errors import DecodeError
 from node.protocol import limits, pieces
+from node.protocol.json_depth import is_shallow
 from node.protocol.pieces import CountTokens
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -254,15 +255,17 @@ def _check_tools(toolbox: Toolbox) -> None:
     for tool in toolbox.tools:
         if not NAME.fullmatch(tool.name):
             raise DecodeError("chat: the name of a tool is none")
-        if tool.parameters and not _is_object(tool.parameters):
+        if tool.parameters and not is_schema(tool.parameters):
             raise DecodeError("chat: the parameters of a tool are no schema")
 
 
-def _is_object(text: str) -> bool:
+def is_schema(text: str) -> bool:
+    """Whether a tool may have this for its parameters: an object that others can read too."""
     try:
-        return isinstance(json.loads(text), dict)
+        document = json.loads(text)
     except (ValueError, RecursionError):
         return False
+    return isinstance(document, dict) and is_shallow(document)
 
 
 def parameters_of(tool: Tool) -> dict[str, Any]:

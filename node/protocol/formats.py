@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from node.errors import PeerError
 from node.protocol import limits
+from node.protocol.json_depth import DEPTH_MAX, is_shallow
 from node.protocol.statements import Skill
 
 ANY_OBJECT: Final = '{"type":"object"}'
@@ -49,6 +50,8 @@ def read(text: str) -> dict[str, Any]:
         raise FormatError("the schema is not JSON") from error
     if not isinstance(document, dict):
         raise FormatError("the schema is no object")
+    if not is_shallow(document):
+        raise FormatError(f"the schema is too large: JSON nested more than {DEPTH_MAX} deep")
     _Walk(document).check()
     return document
 

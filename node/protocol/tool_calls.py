@@ -24,6 +24,9 @@ CONTENT_HEAD: Final = re.compile(r'\s*\{\s*"content"\s*:\s*"')
 HEAD_CHARS_MAX: Final = 1024
 """A head is looked for within so many characters, and no further."""
 MARKS: Final = re.compile(r'["\\{}\[\]]')
+STRING_MARK: Final = re.compile(r'["\\]')
+HIGH_HALF: Final = re.compile(r"\\u[dD][89abAB][0-9a-fA-F]{2}")
+LOW_HALF: Final = re.compile(r"\\u[dD][c-fC-F][0-9a-fA-F]{2}")
 ESCAPE: Final = re.compile(r"\\(?:u[0-9a-fA-F]{4}|[^u])")
 
 
@@ -207,30 +210,35 @@ class CallReader:
 
     def _content(self, parts: list[Part]) -> bool:
         """More of a JSON string; an escape that is not whole waits."""
-        shown, at = "", 0
-        while at < len(self._buffer):
-            stop = re.search(r'["\\]', self._buffer[at:])
-            if stop is None:
-                shown, at = shown + self._buffer[at:], len(self._buffer)
-                break
-            shown, at = shown + self._buffer[at : at + stop.start()], at + stop.start()
-            if self._buffer[at] == '"':
+        shown: list[str] = []
+        at = 0
+        while found := STRING_MARK.search(self._buffer, at):
+            shown.append(self._buffer[at : found.start()])
+            at = found.start()
+            if found[0] == '"':
                 self._state = _State.DONE
                 break
-            escape = ESCAPE.match(self._buffer, at)
-            if escape is None:
+            code = self._escape(at)
+            if code is None:
                 break
-            code, end = escape[0], escape.end()
-            if re.match(r"\\u[dD][89abAB]", code):  # half a character: the other half follows
-                other, rest = ESCAPE.match(self._buffer, end), self._buffer[end:]
-                if other is None and r"\u".startswith(rest[:2]) and len(rest) < len(r"\uXXXX"):
-                    break
-                if other is not None and re.match(r"\\u[dD][c-fC-F]", other[0]):
-                    code, end = code + other[0], other.end()
-            shown, at = shown + _unescaped(code), end
+            shown.append(_unescaped(code))
+            at += len(code)
+        else:
+            shown.append(self._buffer[at:])
+            at = len(self._buffer)
         self._buffer = self._buffer[at:]
-        self._tell(shown, parts)
+        self._tell("".join(shown), parts)
         return self._state is _State.DONE
+
+    def _escape(self, at: int) -> str | None:
+        """The escape there, or two that are halves of one character; None if it is not whole."""
+        first = ESCAPE.match(self._buffer, at)
+        if first is None or not HIGH_HALF.fullmatch(first[0]):
+            return None if first is None else first[0]
+        rest = self._buffer[first.end() : first.end() + len(r"\uXXXX")]
+        if r"\u".startswith(rest[:2]) and len(rest) < len(r"\uXXXX"):
+            return None
+        return first[0] + rest if LOW_HALF.fullmatch(rest) else first[0]
 
     def _tail(self) -> bool:
         at = self._buffer.find(CLOSE)

@@ -42,6 +42,7 @@ def of(*contents: str) -> Chat:
     return Chat(messages=tuple(ChatMessage(role="user", content=each) for each in contents))
 
 
+DEEP = '{"a":' * 70 + "1" + "}" * 70
 CALL = {"id": "c", "name": "f", "arguments": "{}"}
 
 
@@ -92,6 +93,7 @@ def test_what_is_encoded_is_read_back(asked: Chat) -> None:
         {"messages": [{"role": "user", "content": "x"}], "tools": [tool(parameters="[]")]},
         {"messages": [{"role": "user", "content": "x"}], "tools": [tool(parameters="{")]},
         {"messages": [{"role": "user", "content": "x"}], "tools": [tool(parameters={})]},
+        {"messages": [{"role": "user", "content": "x"}], "tools": [tool(parameters=DEEP)]},
         {"messages": [{"role": "user", "content": "x"}], "tools": [tool(), tool()]},
         {"messages": [{"role": "user", "content": "x"}], "tools": [tool()] * 129},
         {"messages": [{"role": "user", "content": "x"}], "tool_choice": "required"},

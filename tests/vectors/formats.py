@@ -102,6 +102,9 @@ INVALID: dict[str, tuple[str, str]] = {
     ),
     "too deep": ("the schema is too large", _text(_inside(limits.FORMAT_DEPTH_MAX))),
     "too deep for a reader": ("the schema is not JSON", '{"a":' * 5000),
+    "a note that is too deep": (
+        "the schema is too large", '{"default":' + "[" * 70 + "]" * 70 + "}",
+    ),
     "too long": (
         "the schema has more than",
         _text({"title": "x" * limits.FORMAT_BYTES_MAX}),

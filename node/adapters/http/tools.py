@@ -7,6 +7,7 @@ from node.adapters.http.errors import bad_field, unsupported
 from node.adapters.http.fields import Fields, name_of
 from node.protocol import limits
 from node.protocol.chat import CALL_ID, NAME, Call, Tool, Toolbox
+from node.protocol.json_depth import DEPTH_MAX, is_shallow
 
 TOOLS: Final = "tools"
 CHOICE: Final = "tool_choice"
@@ -120,7 +121,6 @@ def _id_of(value: Any, path: str) -> str:
 
 
 def _compact(schema: dict[str, Any], path: str) -> str:
-    try:
-        return json.dumps(schema, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    except (ValueError, RecursionError) as error:
-        raise bad_field(path, "is no JSON Schema") from error
+    if not is_shallow(schema):
+        raise bad_field(path, f"is nested more than {DEPTH_MAX} deep")
+    return json.dumps(schema, separators=(",", ":"), ensure_ascii=False)

@@ -36,6 +36,9 @@ def check(model: EngineModel, found: Abilities, request: GenerationRequest) -> N
             raise PeerError("tools that can't be shown here")
         if tool_calls.OPEN in request.prefix_text:
             raise Unavailable("a call that was begun can't be gone on with")
+    if request.format and request.prefix_text:
+        # Servers force a format anew from where they go on.
+        raise Unavailable("an answer in a format can't be gone on with")
     if request.chat is None:
         _check_ids(model, request)
 

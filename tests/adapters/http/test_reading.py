@@ -92,6 +92,11 @@ def chosen(name: str) -> dict[str, Any]:
         ({"tools": [tool(name="f g")]}, "tools[0].function.name"),
         ({"tools": [tool(parameters=[])]}, "tools[0].function.parameters"),
         ({"tools": [tool(x=1)]}, "tools[0].function.x"),
+        (
+            {"tools": [tool(parameters=json.loads('{"a":' * 70 + "1" + "}" * 70))]},
+            "tools[0].function.parameters",
+        ),
+        (schema_wanted({"default": json.loads("[" * 70 + "]" * 70)}), "response_format"),
         ({"tools": [tool(), tool()]}, "tools"),
         ({"tools": [tool()] * 129}, "tools"),
         ({"tool_choice": "required"}, "tool_choice"),

@@ -180,6 +180,8 @@ async def test_a_format_is_passed_on_where_the_server_keeps_to_it() -> None:
             "type": "json_schema",
             "json_schema": {"name": "answer", "strict": True, "schema": {"enum": ["yes", "no"]}},
         }
+        with pytest.raises(Unavailable, match="can't be gone on with"):
+            await read(engine, chat=CHAT, format=ANY_OBJECT, prefix_text="{")
         await read(engine, chat=CHAT, format=ANY_OBJECT)
         assert server.bodies[-1]["response_format"] == {"type": "json_object"}
 
