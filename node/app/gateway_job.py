@@ -115,7 +115,9 @@ class MarketJob:
         spent_micro = hold.micro  # what nobody knows counts as spent
         try:
             preferences = replace(order.preferences, price_micro_max=hold.price_micro_max)
-            outcome, ended = await self._buy(reader, replace(order, preferences=preferences))
+            scope = self._counter.keys.scope(self._customer.key_id)
+            order = replace(order, preferences=preferences, scope=scope)
+            outcome, ended = await self._buy(reader, order)
             spent_micro = outcome.amount_micro
             return ended
         except _Unsold as error:

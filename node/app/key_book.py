@@ -20,6 +20,7 @@ from node.roles.stores import KeyRow, KeyStore
 PREFIX: Final = "gpn"
 ID_BYTES: Final = 6
 SECRET_BYTES: Final = 32
+SCOPE_BYTES: Final = 16
 KEYS_MAX: Final = 10_000
 NAME_CHARS_MAX: Final = 64
 
@@ -39,6 +40,7 @@ class KeyBook:
         self._store = store
         self._clock = clock
         self._rows: dict[str, KeyRow] = {}
+        self._scopes = secrets.token_bytes(SCOPE_BYTES)
 
     async def load(self) -> None:
         """Read what there is.
@@ -65,6 +67,15 @@ class KeyBook:
         if prefix != PREFIX or row is None or row.revoked_ms:
             return None
         return Customer(key_id=row.id) if hmac.compare_digest(row.hash, _hash(secret)) else None
+
+    def scope(self, key_id: str) -> bytes:
+        """What sets a key's prompts apart in workers' caches: who has another key can't find them.
+
+        It says nothing of the key, and is another one after a restart.
+        """
+        if not key_id:
+            return b""
+        return hashlib.blake2b(key_id.encode(), key=self._scopes, digest_size=SCOPE_BYTES).digest()
 
     async def create(self, name: str, *, spend_max_micro: int | None) -> NewKey:
         """Make a key.

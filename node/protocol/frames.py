@@ -348,6 +348,8 @@ class Request:
     ignore_eos: Bool
     format: Annotated[str, Text(limits.FORMAT_BYTES_MAX)] = ""
     """A JSON Schema that the output is made to fit (`protocol.formats`); empty for none."""
+    scope: Annotated[bytes, Blob(limits.SCOPE_BYTES_MAX)] = b""
+    """Whose requests, of the client's, this one may share a cache with."""
 
 
 Frame = (

@@ -44,8 +44,8 @@ class GenerationRequest:
     format: str = ""
     """A JSON Schema that the output has to fit (`protocol.formats`); empty for none."""
     owner: bytes = b""
-    """Whose job it is, an address: what is kept of it serves jobs of the same owner alone.  Empty:
-    nothing is kept."""
+    """Whose job it is: what is kept of it serves jobs of the same owner alone.  Empty: nothing is
+    kept."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,6 +39,8 @@ class Order:
     """A JSON Schema that the output has to fit (`protocol.formats`); empty for none."""
     seed: int | None = None
     """None: drawn by the client, after the price is bound."""
+    scope: bytes = b""
+    """What workers keep of the prompt serves orders of the same scope alone."""
     preferences: Preferences
 
     def need(self, position: int = 0, reread: int = 0) -> Need:
@@ -118,6 +120,7 @@ class Order:
                 stop=self.stop,
                 ignore_eos=self.ignore_eos,
                 format=self.format,
+                scope=self.scope,
             )
         )
 

@@ -361,7 +361,8 @@ class Relay:
     def _heads(self, position: int) -> Heads:
         """Of the prompt and so much output; none in tier text, where they are no ids."""
         run = self._run
-        return prefixes.heads((*run.order.prompt, *run.answer.ids[:position]))
+        ids = (*run.order.prompt, *run.answer.ids[:position])
+        return prefixes.heads(ids, start=run.order.scope)
 
     # ------------------------------------------------------------------------------------ inside
 

@@ -46,7 +46,7 @@ def in_ids(job: WorkerJob, request: Request) -> Checked:
         stop=request.stop,
         ignore_eos=request.ignore_eos,
         format=request.format,
-        owner=award.client,
+        owner=award.client + request.scope,
     )
     return Checked(generation=generation)
 
@@ -78,7 +78,7 @@ def in_text(job: WorkerJob, request: Request, count: CountTokens) -> Checked:
         stop=request.stop,
         ignore_eos=request.ignore_eos,
         format=request.format,
-        owner=award.client,
+        owner=award.client + request.scope,
     )
     return Checked(generation=generation, text=chain)
 

@@ -110,3 +110,11 @@ async def test_a_key_without_a_limit_counts_what_is_spent(stores: Stores) -> Non
 async def test_names_are_for_lists(stores: Stores, name: str) -> None:
     with pytest.raises(UsageError):
         await (await book_of(stores)).create(name, spend_max_micro=None)
+
+
+async def test_each_key_has_a_scope_that_says_nothing_of_it(stores: Stores) -> None:
+    book, again = await book_of(stores), await book_of(stores)
+    assert book.scope("") == b""
+    assert book.scope("one") == book.scope("one") != book.scope("two")
+    assert b"one" not in book.scope("one")
+    assert again.scope("one") != book.scope("one")

@@ -45,8 +45,8 @@ def gateway(market: Devnet, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 class Talk:
     """One conversation of OpenAI's own client."""
 
-    def __init__(self, gateway: Gateway, *, seed: int) -> None:
-        self._client = openai.OpenAI(base_url=gateway.base_url, api_key="any", max_retries=0)
+    def __init__(self, gateway: Gateway, *, seed: int, key: str = "any") -> None:
+        self._client = openai.OpenAI(base_url=gateway.base_url, api_key=key, max_retries=0)
         self._model = next(iter(self._client.models.list())).id
         self._messages: list[Any] = []
         self._rng, self._seed = random.Random(seed), seed
@@ -99,3 +99,15 @@ def test_a_receipt_with_cached_tokens_verifies(gateway: Gateway, market: Devnet)
     commands = Commands(pid=0, ready={"client_home": str(market.client_home)})
     verified = commands.node("receipts", "verify", str(answer.x_receipt))
     assert verified.code == 0, verified.err
+
+
+def test_no_key_finds_what_another_one_asked(market: Devnet, gateway: Gateway) -> None:
+    """The last of this gateway's tests: from the first key on it takes nobody without."""
+    commands = Commands(pid=0, ready={"client_home": str(market.client_home)})
+    keys = [commands.node("keys", "create", name, "--json").json for name in ("anna", "bert")]
+    cached = [
+        Talk(gateway, seed=3, key=key["key"]).turn().usage.prompt_tokens_details.cached_tokens
+        for key in (keys[0], keys[1], keys[0])
+    ]
+    assert cached[:2] == [0, 0]
+    assert cached[2] > 0

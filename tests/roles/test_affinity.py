@@ -115,3 +115,19 @@ async def test_conversations_stay_where_each_of_them_began() -> None:
         for _ in range(3):
             for history, rng, first in talks:
                 assert worker_of(await turn(client, history, rng)) == first
+
+
+async def test_a_scope_of_its_own_finds_and_expects_nothing_of_others() -> None:
+    async with world() as w:
+        await sell(w, count=1)
+        client = await w.buy()
+        cached: dict[bytes, list[tuple[int, int]]] = {}
+        for scope in (b"", b"a" * 16, b"b" * 16, b"a" * 16):
+            outcome, _ = await bought(client, prompt=tuple(range(1, 101)), scope=scope)
+            [bid] = outcome.auction.record().to_json()["bids"]
+            cached.setdefault(scope, []).append(
+                (bid["tokens_cached"], outcome.attempt.job.tokens_cached)
+            )
+        assert cached == {b"": [(0, 0)], b"a" * 16: [(0, 0), (96, 96)], b"b" * 16: [(0, 0)]}
+        owners = w.engines[0].owners  # type: ignore[attr-defined]
+        assert owners[1] == w.client_transport.address + b"a" * 16

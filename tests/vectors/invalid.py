@@ -124,6 +124,7 @@ def requests() -> Iterator[Case]:
     yield "a stop over its limit", "Request.stop", _with(Request, "stop", ["x" * 257])
     over = "x" * (limits.FORMAT_BYTES_MAX + 1)
     yield "a format over its limit", "Request.format", _with(Request, "format", over)
+    yield "a scope of 33 bytes", "Request.scope", _with(Request, "scope", bytes(33))
     sampling = items[4]
     for at, value in ((0, -1), (3, 2**31)):
         wrong = [*sampling[:at], value, *sampling[at + 1 :]]
