@@ -1,6 +1,6 @@
 """Models, endpoints and generations as OpenAI's and OpenRouter's clients read them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -9,7 +9,7 @@ from node.protocol.fields import Hash
 from node.protocol.offers import Standing
 from node.protocol.scoring import OK_WHOLE, Track
 from node.protocol.signing import checksum
-from node.protocol.statements import Terms
+from node.protocol.statements import Skill, Terms, Tier
 from node.protocol.transcript import SealedTranscript
 from node.roles.measurements import Sample
 from node.units import MICRO_PER_UNIT, MS_PER_S, TOKENS_PER_PRICE
@@ -20,9 +20,16 @@ PRIVACY: Final = (
 )
 PARAMETERS: Final = (
     "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "presence_penalty",
-    "frequency_penalty", "repetition_penalty", "seed", "stop", "n", "logprobs", "top_logprobs",
-    "stream",
+    "frequency_penalty", "repetition_penalty", "seed", "stop", "n", "stream",
 )  # fmt: skip
+"""What every worker takes."""
+OF_IDS: Final = ("logprobs", "top_logprobs")
+OF_SKILLS: Final[Mapping[Skill, tuple[str, ...]]] = {
+    Skill.JSON: ("response_format",),
+    # A model that knows no tools calls them by a format.
+    Skill.SCHEMA: ("response_format", "structured_outputs", "tools", "tool_choice"),
+    Skill.TOOLS: ("tools", "tool_choice", "parallel_tool_calls"),
+}
 PERCENTILES: Final = (50, 75, 90, 99)
 
 
@@ -48,7 +55,7 @@ def model_view(
         "name": name,
         "context_length": max((each.context_max for each in terms), default=None),
         "pricing": None if cheapest is None else _pricing(cheapest),
-        "supported_parameters": list(PARAMETERS),
+        "supported_parameters": _parameters(terms),
         "x_model_id": "0x" + model.hex(),
         "x_workers": workers,
         "x_privacy": PRIVACY,
@@ -78,7 +85,7 @@ def endpoint_view(
         "context_length": terms.context_max,
         "max_completion_tokens": terms.output_max,
         "pricing": _pricing(terms),
-        "supported_parameters": list(PARAMETERS),
+        "supported_parameters": _parameters([terms]),
         "uptime": None if track is None or not tried else 100 * track.ok_permille / OK_WHOLE,
         "latency_ms": _percentiles(first),
         "throughput_tps": _percentiles(rates),
@@ -124,6 +131,18 @@ def generation_view(path: Path, sealed: SealedTranscript, *, name: str) -> dict[
         **told,
         "x_receipt": str(path.absolute()),
     }
+
+
+def _parameters(terms: Sequence[Terms]) -> list[str]:
+    """What one of these workers takes at least."""
+    found = dict.fromkeys(PARAMETERS)
+    for each in terms:
+        if each.tier == Tier.IDS:
+            found |= dict.fromkeys(OF_IDS)
+        for skill, names in OF_SKILLS.items():
+            if each.skills & skill:
+                found |= dict.fromkeys(names)
+    return list(found)
 
 
 def _pricing(terms: Terms) -> dict[str, str]:
