@@ -44,6 +44,5 @@ class TextOutput:
         """
         if self.ended:
             return ()
-        self.ended = True
         complete = self._cutter.push(self._matcher.flush()) + self._cutter.rest()
         return counted(complete, self._count)

@@ -27,6 +27,7 @@ from node.protocol.frames import (
 )
 from node.protocol.manifest import FileRole, ModelFile
 from node.protocol.statements import Cutoff, CutoffReason, Finish, Skill, Tier
+from node.protocol.stops import FinishReason
 from node.protocol.transcript import read_disclosure
 from node.protocol.transcript_verify import verify
 from node.roles.client import Outcome
@@ -60,7 +61,13 @@ def tokens(text: str) -> int:
 class TextEngine:
     """`generation.Engine` of tier text that writes the same parts for everybody."""
 
-    def __init__(self, parts: Sequence[str] = PARTS, **changes: Any) -> None:
+    def __init__(
+        self,
+        parts: Sequence[str] = PARTS,
+        *,
+        finish_of_last: FinishReason = "stop",
+        **changes: Any,
+    ) -> None:
         rates = EngineRates(
             prefill_tps=2000.0, decode_tps=100.0, decode_batch_tps=150.0, first_token_ms=10.0
         )
@@ -77,6 +84,7 @@ class TextEngine:
         )
         self.sold = replace(self.sold, **changes)
         self.parts = parts
+        self.finish = finish_of_last
         self.requests: list[GenerationRequest] = []
 
     def models(self) -> tuple[EngineModel, ...]:
@@ -94,7 +102,7 @@ class TextEngine:
         for part in self.parts:
             await trio.sleep(0.01)
             yield TokenStep(text=part)
-        yield TokenStep(finish="stop")
+        yield TokenStep(finish=self.finish)
 
 
 def text_order(**changes: Any) -> Order:
@@ -126,7 +134,7 @@ async def test_text_is_bought_counted_and_paid() -> None:
         job = outcome.attempt.job
         assert reply.text == WHOLE
         assert job.receipt is not None
-        assert job.receipt.finish == Finish.STOP
+        assert job.receipt.finish == job.complete == Finish.STOP
         assert job.receipt.tokens_out == tokens(WHOLE)
         assert job.accepted_micro == CHAT.tokens(count) + 5 * tokens(WHOLE)
         assert engine.requests[0].chat == CHAT
@@ -157,6 +165,16 @@ async def test_a_piece_that_has_no_room_is_not_sent() -> None:
         receipt = outcome.attempt.job.receipt
         assert receipt is not None
         assert (receipt.finish, receipt.tokens_out) == (Finish.LENGTH, room - 1)
+        assert outcome.attempt.job.complete == Finish.LENGTH
+
+
+async def test_a_backend_at_its_limit_ends_with_length() -> None:
+    async with world() as this:
+        outcome, reply, _ = await bought(this, TextEngine(finish_of_last="length"))
+        job = outcome.attempt.job
+        assert reply.text == WHOLE
+        assert job.receipt is not None
+        assert job.receipt.finish == job.complete == Finish.LENGTH
 
 
 @pytest.mark.parametrize("room", [100, 8])
