@@ -27,6 +27,8 @@ def check(model: EngineModel, found: Abilities, request: GenerationRequest) -> N
     for ability, wanted in _wanted(request).items():
         if wanted and not found.has(ability):
             raise Unavailable(f"no server that {ability.value}")
+    if request.sampling.logprobs is not None:
+        raise Unavailable("a server's log probabilities are not passed on")
     if (request.chat is None) != (model.tier is Tier.IDS):
         raise PeerError("a request of another tier")
     if formats.skill_of(request.format) & ~model.skills:

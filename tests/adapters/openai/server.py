@@ -30,7 +30,7 @@ from node.protocol.manifest import FileRole
 from node.protocol.sampling import Sampling
 from node.protocol.stops import TextStream
 from node.protocol.tool_calls import CallPart, CallReader, Part
-from node.roles.generation import GenerationRequest
+from node.roles.generation import GenerationRequest, TokenStep
 
 NAME = "tiny-served"
 
@@ -59,7 +59,8 @@ class Habits:
     key: str = ""
     names: list[str] = field(default_factory=lambda: [NAME])
     pause_s: float = 0.0
-    """Between two events."""
+    """Between two tokens, once there are:"""
+    pause_after: int = 0
 
 
 class Server:
@@ -185,22 +186,20 @@ class Server:
         if chat and self.habits.reasons:
             yield _event({"delta": {"reasoning_content": "Let me think."}})
         async with self.engine.generate(wanted) as steps:
-            async for step in steps:
-                first, made = not made, made + len(step.ids)
-                piece = "".join(map(text.push, step.ids))
-                piece += text.flush() if step.finish else ""
+            async for token, finish in _singly(steps):
+                first, made = not made, made + len(token)
+                piece = "".join(map(text.push, token)) + (text.flush() if finish else "")
                 choice: dict[str, Any] = {"delta": {"content": piece}} if chat else {"text": piece}
                 if reader is not None:
                     choice = {"delta": {"tool_calls": list(map(_call, reader.push(piece)))}}
                 if tells_ids:
-                    hidden = step.finish == "stop" and not self.habits.shows_end
-                    choice["token_ids"] = list(step.ids[: -1 if hidden else None])
+                    hidden = finish == "stop" and not self.habits.shows_end
+                    choice["token_ids"] = [] if hidden else list(token)
                     if first and self.habits.prompt_ids:
                         choice["prompt_token_ids"] = list(wanted.prompt_ids)
-                called = calls and step.finish == "stop"
-                finish = "tool_calls" if called else step.finish
-                yield _event(choice | {"finish_reason": finish})
-                await trio.sleep(self.habits.pause_s)
+                told = "tool_calls" if calls and finish == "stop" else finish
+                yield _event(choice | {"finish_reason": told})
+                await trio.sleep(self.habits.pause_s if made > self.habits.pause_after else 0)
         if self.habits.usage:
             usage = {"prompt_tokens": len(wanted.prompt_ids), "completion_tokens": made}
             yield {"choices": [], "usage": usage}
@@ -243,6 +242,16 @@ def _format(body: dict[str, Any]) -> str:
         case {"type": "json_schema", "json_schema": {"schema": schema}}:
             return formats.written(schema)
     return ""
+
+
+async def _singly(
+    steps: AsyncIterator[TokenStep],
+) -> AsyncIterator[tuple[tuple[int, ...], str | None]]:
+    """One token at a time, so that a pause is one between tokens; the last with its finish."""
+    async for step in steps:
+        for token in step.ids[:-1]:
+            yield (token,), None
+        yield step.ids[-1:], step.finish
 
 
 def _event(choice: dict[str, Any]) -> dict[str, Any]:
@@ -290,7 +299,8 @@ if __name__ == "__main__":
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--text", action="store_true", help="no token ids, nothing is continued")
     parser.add_argument("--forces", action="store_true", help="formats and calls of tools")
-    parser.add_argument("--pause", type=float, default=0.0, help="seconds between two events")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds between two tokens")
+    parser.add_argument("--pause-after", type=int, default=0, help="of an answer's first tokens")
     parser.add_argument("--key", default="", help="the API key that it wants")
     options = parser.parse_args()
     habit = Habits(
@@ -300,5 +310,6 @@ if __name__ == "__main__":
         tools=options.forces,
         key=options.key,
         pause_s=options.pause,
+        pause_after=options.pause_after,
     )
     trio.run(_main, options.port, habit)

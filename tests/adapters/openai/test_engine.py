@@ -282,6 +282,7 @@ async def test_a_server_that_refuses_what_it_does_not_know_is_sold_without_it() 
         ({"sampling": Sampling(top_k=5)}, "top_k"),
         ({"sampling": Sampling(repetition=1.5)}, "repetition_penalty"),
         ({"ignore_eos": True}, "ignore_eos"),
+        ({"sampling": Sampling(logprobs=2)}, "log probabilities"),
     ],
 )
 async def test_what_the_server_can_not_do_is_no_request_to_it(
