@@ -4,7 +4,7 @@ A server starts slowly, is restarted, or forgets a model: what it has not now is
 and what was running there fails at once or after a bounded wait.
 """
 
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
@@ -33,6 +33,7 @@ LOOK_S: Final = 5.0
 START_S: Final = 120.0
 """How long the start waits for a server that is there to be probed and measured."""
 MISSES_MAX: Final = 3
+NAMES_SHOWN_MAX: Final = 32
 CONTEXT: Final = 8192
 RETRY_S: Final = 15.0
 """After a model could not be probed."""
@@ -83,6 +84,8 @@ class OpenAIEngine:
         self._wake = trio.Event()
         self._misses = 0
         """Looks in a row that the server did not answer."""
+        self._missing: frozenset[str] = frozenset()
+        """What is to be sold and was not on its list when it last answered."""
         self.abilities: dict[str, Abilities] = {}
         """What was found out last, by the server's name of the model."""
         self.down = "not looked at yet"
@@ -132,8 +135,9 @@ class OpenAIEngine:
             return
         self._misses = 0
         if self.down:
-            log.info("server", at=str(self._server), models=sorted(names)[:32])
+            log.info("server", at=str(self._server), models=sorted(names)[:NAMES_SHOWN_MAX])
         self.down = ""
+        self._tell_missing(names)
         for model_id, live in tuple(self._live.items()):
             if live.served.name not in names:
                 log.warning("model has left", model=live.served.name)
@@ -143,6 +147,14 @@ class OpenAIEngine:
             due = self._retry_s.get(name, 0.0) <= trio.current_time()
             if served.manifest.model_id not in self._live and due:
                 await self._take(served, names[name])
+
+    def _tell_missing(self, names: Collection[str]) -> None:
+        """Once for each change: a name written wrongly is waited for like a model that is late."""
+        missing = frozenset(self._served.keys() - names)
+        if missing - self._missing:
+            has = sorted(names)[:NAMES_SHOWN_MAX]
+            log.warning("the server lists no such model", models=sorted(missing), has=has)
+        self._missing = missing
 
     async def _names(self) -> dict[str, int | None]:
         async with http.sent(self._server, "GET", bodies.MODELS, within_s=LOOK_S) as response:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 import trio
+from structlog.testing import capture_logs
 
-from node.adapters.openai.engine import OpenAIEngine
+from node.adapters.openai.engine import LOOK_EVERY_S, OpenAIEngine
 from node.adapters.openai.http import Server as Address
 from node.adapters.openai.served import Ability
 from node.errors import PeerError, Unavailable
@@ -21,7 +22,7 @@ from node.protocol.statements import Skill, Tier
 from node.protocol.tool_calls import CallPart, CallReader
 from node.roles.generation import GenerationRequest, TokenStep
 from tests.adapters.openai.served import tiny
-from tests.adapters.openai.server import Habits, Server, running
+from tests.adapters.openai.server import NAME, Habits, Server, running
 
 CHAT = Chat(messages=(ChatMessage(role="user", content="What is a voucher?"),))
 GREEDY = Sampling(temperature=0)
@@ -376,6 +377,15 @@ async def test_a_server_may_come_late_leave_and_come_back() -> None:
 async def _exhaust(steps: AsyncIterator[TokenStep]) -> None:
     async for _ in steps:
         pass
+
+
+async def test_a_name_that_the_server_does_not_have_is_told_once() -> None:
+    with capture_logs() as logs:
+        async with selling(Habits(names=["llama", "qwen"])) as (engine, _):
+            assert engine.models() == ()
+            await trio.sleep(2 * LOOK_EVERY_S)
+    [told] = [line for line in logs if "no such model" in line["event"]]
+    assert (told["models"], told["has"]) == ([NAME], ["llama", "qwen"])
 
 
 async def test_a_model_that_the_server_drops_is_sold_no_more() -> None:
