@@ -117,10 +117,12 @@ def _pointing(schema: Any, tool: str) -> Any:
         return [_pointing(each, tool) for each in schema]
     if not isinstance(schema, dict):
         return schema
-    made = {}
+    made: dict[str, Any] = {}
     for key, value in schema.items():
         if key == "$ref" and isinstance(value, str):
             made[key] = _moved(value, tool)
+        elif key == "properties" and isinstance(value, dict):  # any name may stand there
+            made[key] = {name: _pointing(each, tool) for name, each in value.items()}
         else:
             made[key] = value if key in CONSTANTS else _pointing(value, tool)
     return made

@@ -16,7 +16,11 @@ WEATHER = Tool(
     parameters=json.dumps(
         {
             "type": "object",
-            "properties": {"place": {"$ref": "#/$defs/Place"}, "again": {"$ref": "#"}},
+            "properties": {
+                "place": {"$ref": "#/$defs/Place"},
+                "again": {"$ref": "#"},
+                "enum": {"anyOf": [{"$ref": "#/$defs/Place"}, {"enum": [{"$ref": "#"}]}]},
+            },
             "required": ["place"],
             "additionalProperties": False,
             "$defs": {
@@ -71,6 +75,10 @@ def test_schemas_of_several_tools_keep_apart_and_can_be_forced() -> None:
     assert list(defs) == ["weather", "weather.Place", "weather-2", "weather-2.Place", "clock"]
     assert defs["weather"]["properties"]["place"] == {"$ref": "#/$defs/weather.Place"}
     assert defs["weather-2"]["properties"]["again"] == {"$ref": "#/$defs/weather-2"}
+    assert defs["weather-2"]["properties"]["enum"]["anyOf"] == [
+        {"$ref": "#/$defs/weather-2.Place"},
+        {"enum": [{"$ref": "#"}]},
+    ]
     assert defs["weather-2.Place"]["properties"]["in"] == {"$ref": "#/$defs/weather-2.Place"}
     assert defs["clock"] == {"type": "object", "properties": {}, "additionalProperties": False}
     grammar.check(shown.format)
