@@ -26,6 +26,8 @@ class Noted:
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
         self.pieces: list[str] = []
+        self.called = False
+        """A call of a tool was begun."""
         self.tried: set[bytes] = set()
 
     def started(self, started: Started) -> None:
@@ -41,6 +43,7 @@ class Noted:
 
     def call(self, part: CallPart) -> None:
         """The beginning of a call, or more of its arguments."""
+        self.called = True
         self._sink.call(part)
 
     def more(self, parts: tuple[Part, ...]) -> None:
@@ -133,7 +136,7 @@ class LastResortJob:
             receipt=None,
         )
         ended = await self._taken_over(nothing, began_s)
-        if ended.finish == "error" and not self._noted.pieces:
+        if ended.finish == "error" and not (self._noted.pieces or self._noted.called):
             raise ApiError(
                 error.status,
                 ended.failure,
