@@ -201,7 +201,7 @@ def test_the_buyer_says_which_worker(client: openai.OpenAI, model: str, devnet: 
 
 def test_a_retry_is_billed_once(client: openai.OpenAI, model: str, devnet: Devnet) -> None:
     def bought() -> int:
-        return len(devnet.node("receipts", "list", "--json").json)
+        return len(devnet.node("receipts", "list", "--last", "1000", "--json").json)
 
     asked: dict[str, Any] = {"model": model, "messages": messages(), "max_tokens": 5, "seed": 4}
     before = bought()
