@@ -9,6 +9,7 @@ import trio
 
 from node.app.domain import domain_of
 from node.config import Config
+from node.errors import ConfigError
 from node.protocol import signing
 from node.protocol.fields import Address
 from node.roles.admission import rules_of
@@ -103,8 +104,9 @@ def shop_of(config: Config, key: bytes, ports: ShopPorts, payee: Payee) -> Shop:
     """The roles around a payee, not yet running.
 
     Raises:
-        ConfigError: The escrow would refuse the splits.
+        ConfigError: The escrow would refuse the splits, or clients the prices.
     """
+    check_prices(config)
     domain, transport = domain_of(config), ports.transport
     hints = Hints(
         transport=transport,
@@ -170,6 +172,21 @@ async def selling(
             await nursery.start(role.run)
         yield shop
         nursery.cancel_scope.cancel()
+
+
+def check_prices(config: Config) -> None:
+    """Terms that every client refuses would sell nothing, in silence.
+
+    Raises:
+        ConfigError: Such prices are set.
+    """
+    worker = config.worker
+    if worker.price_cached > worker.price_in:
+        raise ConfigError(
+            f"worker.price_cached is {worker.price_cached} and worker.price_in {worker.price_in}: "
+            "no client takes cached tokens that are dearer than computed ones",
+            hint=f"--set worker.price_cached={worker.price_in}, or less",
+        )
 
 
 def payee_account(config: Config, key: bytes) -> Address:
