@@ -114,12 +114,12 @@ class Vigil:
                 why = f"no acceptance within {ACCEPTANCE_S:g} s"
                 return job_client.GiveUp(reason=CutoffReason.STALLED, why=why)
             case Phase.STREAMING:
-                silent_s = now_s - self._stirred_s
-                hopeless = silent_s >= self._patience_s(job)
+                # Summed as in `due_s`: rounded another way, it would be due and not be hopeless.
+                hopeless = now_s >= self._stirred_s + self._patience_s(job)
                 if not hopeless and (now_s - due_s > LATE_S or not self._replaceable()):
                     self._excused_s = now_s + LOOK_AGAIN_S
                     return None
-                why = f"no token for {silent_s:.3g} s"
+                why = f"no token for {now_s - self._stirred_s:.3g} s"
                 return job_client.GiveUp(reason=CutoffReason.STALLED, why=why)
             case _:
                 return job_client.ReceiptOverdue()
