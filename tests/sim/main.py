@@ -17,7 +17,7 @@ from tests.sim.disk import DiskWriter  # noqa: E402  # after the roles' logs wer
 from tests.sim.plan import plan_of  # noqa: E402
 from tests.sim.plants import PLANTS  # noqa: E402
 from tests.sim.quick import remember_signatures  # noqa: E402
-from tests.sim.world import Result, simulate  # noqa: E402
+from tests.sim.run import Result, simulate  # noqa: E402
 
 SHOWN_EVERY_S = 5.0
 

@@ -1,10 +1,8 @@
 """One run: a market made of a seed's plan, its faults, its end, and what the witness says."""
 
-import gc
 import hashlib
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 
 import trio
@@ -39,23 +37,6 @@ EXIT_DELAY_S = 60
 SOON_S = 0.2
 """Between blocks once nothing but their finality is waited for."""
 Echo = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """What came of a seed."""
-
-    seed: int
-    digest: str
-    events: int
-    rule: str = ""
-    """That was broken; empty if none was."""
-    what: str = ""
-    trace: tuple[str, ...] = ()
-    outcomes: dict[str, int] = field(default_factory=dict)
-    """How jobs ended."""
-    seconds: float = 0.0
-    """Virtual."""
 
 
 class World:
@@ -357,40 +338,3 @@ class World:
             )
             self.audit.clients[name] = self.nodes[name].address
         self.witness.disks = {n.name: n.disk.connection for n in self.nodes.values()}
-
-
-def simulate(
-    plan: Plan, *, writer: type[DiskWriter] = DiskWriter, echo: Echo | None = None
-) -> Result:
-    """Run a plan, in this thread, to its end."""
-    from trio._core import _run
-
-    gc.collect()
-    gc.freeze()  # what was imported is not looked at again and again
-    gc.disable()  # an object that is collected now or later is an event now or later
-    _run._ALLOW_DETERMINISTIC_SCHEDULING = True  # type: ignore[misc]
-    _run._r.seed(f"trio {plan.seed}")
-    worlds: list[World] = []
-
-    async def main() -> float:
-        world = World(plan, writer, echo)
-        worlds.append(world)
-        await world.run()
-        return trio.current_time()
-
-    try:
-        seconds = trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
-    finally:
-        gc.enable()
-    (world,) = worlds
-    rule, what = world.broken or ("", "")
-    return Result(
-        seed=plan.seed,
-        digest=world.trace.digest,
-        events=world.trace.count,
-        rule=rule,
-        what=what,
-        trace=tuple(world.trace.lines()) if rule else (),
-        outcomes=world.outcomes,
-        seconds=seconds,
-    )
