@@ -13,7 +13,8 @@ import re
 import sys
 from typing import Final, cast
 
-TOKEN: Final = "tok "
+TOKEN: Final = " token"
+"""One token of the tokenizer that counts, and one piece: it begins with its white space."""
 MODEL: Final = "bench"
 WORDS_PER_WRITE: Final = 16
 """Flat out: so many events go into one write."""
@@ -21,7 +22,7 @@ WORDS_PER_WRITE: Final = 16
 _SAID: Final = re.compile(rb"tokens=(\d+)(?: every_ms=(\d+))?")
 _EVENT: Final = (
     b'data: {"id":"chatcmpl-1","object":"chat.completion.chunk","created":1,"model":"bench",'
-    b'"choices":[{"index":0,"delta":{"content":"tok "},"finish_reason":null}]}\n\n'
+    b'"choices":[{"index":0,"delta":{"content":" token"},"finish_reason":null}]}\n\n'
 )
 _FIRST: Final = _EVENT.replace(b'"delta":{', b'"delta":{"role":"assistant",')
 _MODELS: Final = b'{"object":"list","data":[{"id":"bench","object":"model","owned_by":"bench"}]}'
