@@ -66,8 +66,9 @@ class MarketDesk:
 
     def _job(self, ask: Ask, wanted: Wanted, sink: Sink, customer: Customer) -> Job:
         upstream, routing = self._upstream, ask.routing
-        # A request that says which workers will do, or how exact they are, means nobody else.
-        strict = routing.only or routing.quantizations or not routing.allow_fallbacks
+        # A request that says which workers will do, or how exact they are, means nobody else; and
+        # vectors of another server's model would fit none that its client has.
+        strict = ask.inputs or routing.only or routing.quantizations or not routing.allow_fallbacks
         name = None if upstream is None or strict else upstream.name_of(ask.models)
         if upstream is None or name is None:
             return MarketJob(self._counter, wanted, sink, customer)
@@ -147,6 +148,8 @@ class MarketDesk:
 
 def _questions(ask: Ask) -> list[Question]:
     """One for each answer: all choices of the first prompt, then of the next."""
+    if ask.inputs:
+        return [Question(inputs=each, sampling=ask.sampling, max_tokens=1) for each in ask.inputs]
     return [
         Question(
             messages=ask.messages,

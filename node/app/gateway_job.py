@@ -15,6 +15,7 @@ from node.adapters.http.port import Customer, Ended, Sink, Started
 from node.app import receipts, tooling
 from node.app.buyer import Buyer
 from node.app.figures import finish_of
+from node.app.gateway_embeddings import check_kind, fault
 from node.app.gateway_models import Shelf
 from node.app.gateway_plan import Step
 from node.app.gateway_tap import Tap, Watcher
@@ -159,6 +160,9 @@ class MarketJob:
         question, in_text = self._wanted.question, reader.model.tier is Tier.TEXT
         if question.sampling.logprobs is not None and in_text:
             raise unsupported("logprobs", "this model's workers tell none: they sell text")
+        if in_text:
+            offers = self._counter.buyer.market.live_offers(reader.model.id)
+            check_kind([each.terms.skills for each in offers], question.inputs)
         field = "tools" if question.toolbox.tools else "response_format"
         if with_tools(question.messages, question.toolbox):
             native = reader.chat.knows_tools
@@ -198,10 +202,15 @@ class MarketJob:
 
     @property
     def _prompt_field(self) -> str:
-        return "messages" if self._wanted.question.messages else "prompt"
+        question = self._wanted.question
+        if question.inputs is not None:
+            return "input"
+        return "messages" if question.messages else "prompt"
 
     def _limit(self, reader: Reader, tokens_in: int) -> int:
         """Output tokens: what is wanted, or the default within what models and workers can do."""
+        if (inputs := self._wanted.question.inputs) is not None:
+            return inputs.output_max
         manifest, wanted = reader.model.manifest, self._wanted.limit
         room = manifest.context - tokens_in
         if (wanted or 1) > room:
@@ -258,7 +267,7 @@ class MarketJob:
                 500, "this node can't buy now; see its log", code="node_failed", kind="server_error"
             ) from error
         tap.rest()
-        return outcome, self._ended(outcome, reader, called=tap.called)
+        return outcome, self._ended(outcome, reader, answer.text, called=tap.called)
 
     async def _run(self, order: Order, answer: AnyAnswer, watcher: Any) -> Outcome:
         client, job = self._counter.buyer.client, self._job
@@ -283,9 +292,10 @@ class MarketJob:
         assert outcome is not None
         return outcome
 
-    def _ended(self, outcome: Outcome, reader: Reader, *, called: bool) -> Ended:
+    def _ended(self, outcome: Outcome, reader: Reader, text: str, *, called: bool) -> Ended:
         finish = finish_of(outcome)
         why = self._cancelled or "not done in time"
+        failure = outcome.failure or (f"cancelled: {why}" if finish == "cancelled" else "")
         return Ended(
             started=Started(
                 job_id=outcome.job.hex(),
@@ -293,7 +303,7 @@ class MarketJob:
                 provider=checksum(outcome.attempt.job.terms.worker),
             ),
             finish="tool_calls" if called and finish == "stop" else finish,
-            failure=outcome.failure or (f"cancelled: {why}" if finish == "cancelled" else ""),
+            failure=failure or fault(text, self._wanted.question.inputs),
             tokens_in=outcome.tokens_in,
             tokens_cached=outcome.segments[0].job.tokens_cached,
             tokens_out=outcome.tokens_out,
@@ -341,4 +351,6 @@ def _chars(question: Question) -> int:
     calls = sum(len(call.arguments) for each in question.messages for call in each.calls)
     tools = sum(len(each.description) + len(each.parameters) for each in question.toolbox.tools)
     contents = sum(len(each.content) for each in question.messages)
+    if question.inputs is not None:
+        contents += sum(map(len, question.inputs.texts))
     return len(question.prompt) + contents + calls + tools

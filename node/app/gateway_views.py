@@ -22,14 +22,16 @@ PARAMETERS: Final = (
     "max_tokens", "max_completion_tokens", "temperature", "top_p", "top_k", "presence_penalty",
     "frequency_penalty", "repetition_penalty", "seed", "stop", "n", "stream",
 )  # fmt: skip
-"""What every worker takes."""
+"""What every worker takes that writes text."""
 OF_IDS: Final = ("logprobs", "top_logprobs")
 OF_SKILLS: Final[Mapping[Skill, tuple[str, ...]]] = {
     Skill.JSON: ("response_format",),
     # A model that knows no tools calls them by a format.
     Skill.SCHEMA: ("response_format", "structured_outputs", "tools", "tool_choice"),
     Skill.TOOLS: ("tools", "tool_choice", "parallel_tool_calls"),
+    Skill.DIMENSIONS: ("dimensions",),
 }
+OF_EMBEDDINGS: Final = ("encoding_format",)
 PERCENTILES: Final = (50, 75, 90, 99)
 
 
@@ -53,7 +55,7 @@ def model_view(
         "created": created_s,
         "owned_by": "market",
         "name": name,
-        "context_length": max((each.context_max for each in terms), default=None),
+        "context_length": max(filter(None, map(_context, terms)), default=None),
         "pricing": None if cheapest is None else _pricing(cheapest),
         "supported_parameters": _parameters(terms),
         "x_model_id": "0x" + model.hex(),
@@ -82,7 +84,7 @@ def endpoint_view(
         "model_name": name,
         "provider_name": worker,
         "tag": worker,
-        "context_length": terms.context_max,
+        "context_length": _context(terms),
         "max_completion_tokens": terms.output_max,
         "pricing": _pricing(terms),
         "supported_parameters": _parameters([terms]),
@@ -133,10 +135,16 @@ def generation_view(path: Path, sealed: SealedTranscript, *, name: str) -> dict[
     }
 
 
+def _context(terms: Terms) -> int | None:
+    """None of a model of embeddings: its terms say what all inputs of a job may be together."""
+    return None if terms.skills & Skill.EMBEDDINGS else terms.context_max
+
+
 def _parameters(terms: Sequence[Terms]) -> list[str]:
     """What one of these workers takes at least."""
-    found = dict.fromkeys(PARAMETERS)
+    found = dict.fromkeys(() if terms else PARAMETERS)
     for each in terms:
+        found |= dict.fromkeys(OF_EMBEDDINGS if each.skills & Skill.EMBEDDINGS else PARAMETERS)
         if each.tier == Tier.IDS:
             found |= dict.fromkeys(OF_IDS)
         for skill, names in OF_SKILLS.items():

@@ -10,6 +10,7 @@ from node.adapters.p2p.identity import address_of_peer_id_text
 from node.adapters.text.chat import ChatText, Message
 from node.errors import DecodeError, PeerError, UsageError
 from node.protocol.chat import NO_TOOLS, Call, Chat, ChatMessage, Toolbox, functions
+from node.protocol.embeddings import Inputs, TextPrompt
 from node.protocol.fields import ZERO_HASH, Address
 from node.protocol.json_depth import is_shallow
 from node.protocol.sampling import Sampling
@@ -29,6 +30,8 @@ class Question:
     messages: tuple[ChatMessage, ...] = ()
     prompt: str | tuple[int, ...] = ""
     """Instead of messages: a text, or its ids."""
+    inputs: Inputs | None = None
+    """Instead of either: texts that are to become vectors."""
     sampling: Sampling
     """Its seed counts only where `seed` is set."""
     max_tokens: int
@@ -63,10 +66,10 @@ def order_of(question: Question, reader: Reader, preferences: Preferences) -> Or
 
     Raises:
         PeerError: The model's template or tokenizer fails, or the text is too long.
-        UsageError: The model's workers sell text, and this is nothing that they could be asked.
+        UsageError: This is nothing that the model's workers could be asked.
     """
     in_text = reader.model.tier is Tier.TEXT
-    chat = chat_of(question) if in_text else None
+    chat = text_prompt_of(question) if in_text else None
     return Order(
         model=reader.model.id,
         prompt=() if in_text else prompt_ids(question, reader),
@@ -90,8 +93,17 @@ def prompt_tokens(question: Question, reader: Reader) -> int:
         PeerError, UsageError: As `order_of`.
     """
     if reader.model.tier is Tier.TEXT:
-        return chat_of(question).tokens(reader.chat.count)
+        return text_prompt_of(question).tokens(reader.chat.count)
     return len(prompt_ids(question, reader))
+
+
+def text_prompt_of(question: Question) -> TextPrompt:
+    """What is sent to workers that sell text.
+
+    Raises:
+        UsageError: As `chat_of`.
+    """
+    return chat_of(question) if question.inputs is None else question.inputs
 
 
 def chat_of(question: Question) -> Chat:
@@ -114,6 +126,8 @@ def prompt_ids(question: Question, reader: Reader) -> tuple[int, ...]:
     Raises:
         PeerError: The model's template or tokenizer fails, or the text is too long.
     """
+    if question.inputs is not None:
+        raise UsageError("this model's workers sell token ids: they make no embeddings")
     if question.messages:
         tools = functions(question.toolbox.tools)
         return reader.chat.render(_for_template(question.messages), tools=tools)

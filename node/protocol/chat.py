@@ -137,7 +137,7 @@ class Chat:
             (text for t in tools for text in (t.name, t.description, t.parameters)),
         )
         for text in texts:
-            total += _tokens_of(text, count, at_most - total)
+            total += text_tokens(text, count, at_most=at_most - total)
             if total > at_most:
                 break
         return total
@@ -289,16 +289,12 @@ def functions(tools: tuple[Tool, ...]) -> list[dict[str, Any]]:
     ]
 
 
-def text_tokens(text: str, count: CountTokens) -> int:
-    """What a text counts, cut into pieces from its start.
+def text_tokens(text: str, count: CountTokens, *, at_most: int = 2**32 - 1) -> int:
+    """What a text counts, cut into pieces from its start; `at_most` as for `Chat.tokens`.
 
     Raises:
         PeerError: The tokenizer fails.
     """
-    return _tokens_of(text, count, 2**32 - 1)
-
-
-def _tokens_of(text: str, count: CountTokens, at_most: int) -> int:
     cut, total = pieces.cut(text), 0
     if len(cut) > at_most:
         return len(cut)  # each counts one at least

@@ -27,6 +27,9 @@ PIECE_CHARS_MAX: Final = 16
 CHAT_MESSAGES_MAX: Final = 1024
 TOOLS_MAX: Final = 128
 TOOL_CALLS_MAX: Final = 128
+INPUTS_MAX: Final = 64
+DIMENSIONS_MAX: Final = 6144
+"""So that the vectors of a job fit `OUTPUT_BYTES_MAX`, as base64."""
 SCOPE_BYTES_MAX: Final = 32
 FORMAT_BYTES_MAX: Final = 32 * 1024
 FORMAT_SCHEMAS_MAX: Final = 512

@@ -30,7 +30,9 @@ def objection(
     if terms.tokenizer != need.tokenizer:
         return "counts with another tokenizer"
     if missing := need.skills & ~terms.skills:
-        return f"can't do what is asked: {_named(missing)}"
+        return f"can't do what is asked: {named(missing)}"
+    if terms.skills & ~need.skills & Skill.EMBEDDINGS:
+        return "makes embeddings and nothing else"
     if need.tokens_in + need.output_max > terms.context_max:
         return f"context of {terms.context_max} tokens is too short"
     if need.output_max > terms.output_max:
@@ -54,7 +56,8 @@ def objection(
     return None
 
 
-def _named(skills: int) -> str:
+def named(skills: int) -> str:
+    """Skills, for people."""
     return ", ".join(skill.name.lower() for skill in Skill if skill & skills and skill.name)
 
 

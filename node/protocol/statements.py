@@ -30,6 +30,10 @@ class Skill(IntFlag):
     """It makes an output fit a JSON Schema."""
     TOOLS = 4
     """In tier text: it shows tools to the model, and calls of them come back."""
+    EMBEDDINGS = 8
+    """In tier text: it makes vectors of texts, and answers no conversation."""
+    DIMENSIONS = 16
+    """Besides: as many dimensions as it is asked for."""
 
 
 class Finish(IntEnum):

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import trio
 
-from node.protocol.chat import Chat
+from node.protocol.embeddings import TextPrompt
 from node.protocol.fields import ZERO_HASH, Hash
 from node.protocol.logprobs import TokenLogprob
 from node.protocol.manifest import Manifest
@@ -32,8 +32,8 @@ class GenerationRequest:
     """Empty in tier text."""
     prefix_ids: tuple[int, ...] = ()
     """Output that earlier segments of the job produced; the first new token follows it."""
-    chat: Chat | None = None
-    """In tier text: what is to be answered."""
+    chat: TextPrompt | None = None
+    """In tier text: what is to be answered, or the texts that are to become vectors."""
     prefix_text: str = ""
     """In tier text: what earlier segments wrote."""
     max_tokens: int

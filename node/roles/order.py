@@ -6,12 +6,12 @@ import structlog
 
 from node.errors import PeerError, SessionLost, UsageError
 from node.protocol import codec, formats, limits
-from node.protocol.chat import Chat, with_tools
+from node.protocol.embeddings import TextPrompt, skills_of
 from node.protocol.fields import ZERO_HASH, Hash
 from node.protocol.frames import AwardFrame, Request, RequestData, SamplingFields
 from node.protocol.sampling import Sampling
 from node.protocol.scoring import Need, Preferences
-from node.protocol.statements import Skill, Terms, Tier
+from node.protocol.statements import Terms, Tier
 from node.roles.ports import Channel
 from node.units import cost_micro
 
@@ -25,10 +25,10 @@ class Order:
     model: Hash
     prompt: tuple[int, ...] = ()
     """Ids, in tier ids."""
-    chat: Chat | None = None
+    chat: TextPrompt | None = None
     """Instead of ids, in tier text."""
     chat_tokens: int = 0
-    """What the conversation counts."""
+    """What that counts."""
     tokenizer: Hash = ZERO_HASH
     """sha256 of the file that counted it: only terms that name it will do."""
     sampling: SamplingFields
@@ -67,10 +67,8 @@ class Order:
     @property
     def skills(self) -> int:
         """What its worker must be able to do: bits of `Skill`."""
-        chat, needed = self.chat, formats.skill_of(self.format)
-        if chat is not None and with_tools(chat.messages, chat.toolbox):
-            return needed | Skill.TOOLS
-        return needed
+        needed = formats.skill_of(self.format)
+        return needed if self.chat is None else needed | skills_of(self.chat)
 
     @property
     def tokens_in(self) -> int:

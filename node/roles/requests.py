@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 
 from node.errors import PeerError
-from node.protocol import chain_hash, chat, codec, formats, pieces
+from node.protocol import chain_hash, chat, codec, embeddings, formats, pieces
 from node.protocol.chain_hash import TextChain
-from node.protocol.chat import with_tools
+from node.protocol.embeddings import Inputs, TextPrompt
 from node.protocol.frames import Request
 from node.protocol.job_worker import WorkerJob
+from node.protocol.objections import named
 from node.protocol.pieces import CountTokens
 from node.protocol.sampling import Sampling
 from node.protocol.statements import Skill
@@ -58,10 +59,9 @@ def in_text(job: WorkerJob, request: Request, count: CountTokens) -> Checked:
         PeerError: It is not what was awarded, or the tokenizer fails.
     """
     award = job.award
-    asked, prefix = chat.decode(request.prompt), pieces.text_of(request.prefix)
+    asked, prefix = embeddings.decode(request.prompt), pieces.text_of(request.prefix)
     _check_format(job, request)
-    if with_tools(asked.messages, asked.toolbox) and not job.terms.skills & Skill.TOOLS:
-        raise PeerError("tools that the terms do not offer")
+    _check_prompt(job, asked, request)
     chain = TextChain(award.client, award.job, request.prefix)
     if chain.head != award.chain or bool(prefix) != bool(award.position):
         raise PeerError("a prefix that does not lead to the award's chain hash")
@@ -83,6 +83,16 @@ def in_text(job: WorkerJob, request: Request, count: CountTokens) -> Checked:
     return Checked(generation=generation, text=chain)
 
 
+def _check_prompt(job: WorkerJob, asked: TextPrompt, request: Request) -> None:
+    if missing := embeddings.skills_of(asked) & ~job.terms.skills:
+        raise PeerError(f"{named(missing)} that the terms do not offer")
+    if not isinstance(asked, Inputs):
+        if job.terms.skills & Skill.EMBEDDINGS:
+            raise PeerError("a conversation, and the terms offer embeddings")
+    elif request.prefix or request.stop or request.format:
+        raise PeerError("vectors are neither gone on with, stopped nor given a format")
+
+
 def _check_format(job: WorkerJob, request: Request) -> None:
     formats.check(request.format, ignore_eos=request.ignore_eos)
     if formats.skill_of(request.format) & ~job.terms.skills:
@@ -90,7 +100,7 @@ def _check_format(job: WorkerJob, request: Request) -> None:
 
 
 def prompt_tokens(
-    asked: chat.Chat, prefix: str, count: CountTokens, *, at_most: int = 2**32 - 1
+    asked: TextPrompt, prefix: str, count: CountTokens, *, at_most: int = 2**32 - 1
 ) -> int:
     """`tokens_in` of an award in tier text; counting ends soon after `at_most` is passed.
 

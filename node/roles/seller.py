@@ -35,7 +35,7 @@ from node.roles.pulse import Pulse
 from node.roles.quotas import Quota, Quotas
 from node.roles.stock import Stock
 from node.roles.stores import WorkerStore
-from node.roles.terms_book import TermsBook
+from node.roles.terms_book import TermsBook, price_out
 
 log = structlog.get_logger("seller")
 
@@ -380,7 +380,7 @@ class Seller:
                     name=sold.manifest.name.encode()[:64].decode(errors="ignore"),
                     tier=sold.tier,
                     price_in=self._config.price_in,
-                    price_out=self._config.price_out,
+                    price_out=price_out(sold, self._config),
                 )
                 for model, sold in self._stock.now().items()
             ),

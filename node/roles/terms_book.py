@@ -7,7 +7,7 @@ from node.errors import ConfigError
 from node.protocol import limits, signing
 from node.protocol.fields import Address, Hash, Signed
 from node.protocol.offers import splits_fault
-from node.protocol.statements import Split, Terms
+from node.protocol.statements import Skill, Split, Terms
 from node.roles.capacity import Promise, Reservations
 from node.roles.generation import EngineModel
 from node.roles.ports import Clock
@@ -113,7 +113,7 @@ class TermsBook:
             skills=int(sold.skills),
             price_in=config.price_in,
             price_cached=config.price_cached,
-            price_out=config.price_out,
+            price_out=price_out(sold, config),
             splits=self._splits,
             quantum=config.quantum_micro,
             prepay=prepay_micro,
@@ -161,6 +161,11 @@ class TermsBook:
         now_s = self._clock.monotonic_s()
         while self._issued and next(iter(self._issued.values()))[1] <= now_s:
             self._issued.popitem(last=False)
+
+
+def price_out(sold: EngineModel, config: WorkerConfig) -> int:
+    """Micro per million output tokens; vectors are paid for by what they are made of."""
+    return 0 if sold.skills & Skill.EMBEDDINGS else config.price_out
 
 
 def _splits(config: WorkerConfig) -> tuple[Split, ...]:

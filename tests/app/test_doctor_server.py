@@ -16,7 +16,8 @@ from devnet.homes import free_port
 from node.adapters import model_folder
 from node.app.findings import Finding
 from node.errors import ExitCode
-from tests.adapters.openai.process import Backend, backend_up
+from tests.adapters.openai import embedder
+from tests.adapters.openai.process import EMBEDDER, Backend, backend_up
 from tests.adapters.openai.server import NAME
 
 MODEL = f"{NAME}={model_folder.shipped()}"
@@ -24,7 +25,7 @@ OF_IDS = {
     "chat": True, "usage": True, "ids_in": True, "ids_out": True, "prompt_ids": True,
     "continues": True, "seed": True, "logprobs": False, "echo": False, "top_k": True,
     "repetition": True, "ignore_eos": True, "json_object": False, "json_schema": False,
-    "tools": False,
+    "tools": False, "embeddings": False, "dimensions": False,
 }  # fmt: skip
 OF_TEXT = OF_IDS | {"ids_in": False, "ids_out": False, "prompt_ids": False, "continues": False}
 
@@ -78,6 +79,17 @@ def test_a_server_of_text_as_people_read_it(tmp_path: Path) -> None:
     assert "yes  answers conversations\n" in out
     assert "no   takes token ids" in out
     assert "400: " in out
+
+
+def test_a_server_of_embeddings(tmp_path: Path) -> None:
+    tokenizer = model_folder.shipped() / "tokenizer.json"
+    named = f"{embedder.NAME}={tokenizer}"
+    with backend_up(module=EMBEDDER) as backend:
+        found = checks(tmp_path, "--url", backend.url, "--model", named)["model"]
+    has = [ability for ability, yes in table(found).items() if yes]
+    assert has == ["embeddings", "dimensions"]
+    assert found.status == "ok"
+    assert "makes embeddings" in found.detail
 
 
 def test_a_model_has_to_be_named_and_listed(tmp_path: Path, ids_server: Backend) -> None:

@@ -36,6 +36,18 @@ def test_the_parameters_are_those_that_the_terms_offer(
     assert len(told) == len(set(told))
 
 
+def test_a_model_of_embeddings_takes_nothing_of_text() -> None:
+    offer = terms(1, tier=Tier.TEXT, skills=Skill.EMBEDDINGS)
+    told = endpoint_view(offer, name="m", track=None, samples=())
+    assert told["supported_parameters"] == ["encoding_format"]
+    assert told["context_length"] is None
+    offers = [offered(offer), offered(terms(2, skills=Skill.EMBEDDINGS | Skill.DIMENSIONS))]
+    told = model_view(MODEL, name="m", workers=2, offers=offers, created_s=0)
+    assert {"dimensions", "encoding_format"} <= set(told["supported_parameters"])
+    assert "temperature" not in told["supported_parameters"]
+    assert told["context_length"] is None
+
+
 def test_a_model_takes_what_one_of_its_workers_takes() -> None:
     offers = [offered(terms(1)), offered(terms(2, skills=Skill.JSON))]
     told = model_view(MODEL, name="m", workers=2, offers=offers, created_s=0)

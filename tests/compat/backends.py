@@ -150,7 +150,7 @@ TRANSFORMERS: Final = {
     "chat": True, "usage": True, "ids_in": False, "ids_out": False, "prompt_ids": False,
     "continues": False, "seed": True, "logprobs": False, "echo": False, "top_k": False,
     "repetition": False, "ignore_eos": False, "json_object": False, "json_schema": False,
-    "tools": False,
+    "tools": False, "embeddings": False, "dimensions": False,
 }  # fmt: skip
 """It knows OpenAI's fields alone, and leaves out in silence those that it can't do."""
 GATEWAY: Final = TRANSFORMERS | {

@@ -161,7 +161,7 @@ def test_an_unknown_model_and_embeddings(client: openai.OpenAI, model: str) -> N
     with pytest.raises(openai.NotFoundError, match="nobody sells"):
         client.chat.completions.create(model="gpt-9", messages=messages())
     with pytest.raises(openai.BadRequestError, match="embeddings"):
-        client.embeddings.create(model=model, input="x")
+        client.embeddings.create(model=model, input="x")  # it sells token ids
 
 
 def test_another_model_will_do(client: openai.OpenAI, model: str) -> None:

@@ -267,7 +267,15 @@ class Requests:
         return self._raw("a field twice", body)
 
     def _embedding(self) -> Request:
-        body = self._rng.choice([{"model": "m", "input": "x"}, {}, []])
+        wrong: dict[str, Any] = self._rng.choice(
+            [
+                {}, {"input": ""}, {"input": []}, {"input": [1, 2]}, {"input": [[1], [2]]},
+                {"input": ["x", ""]}, {"input": ["x"] * 1025}, {"input": {"a": "x"}},
+                {"input": "x"}, {"input": "x", "dimensions": 0}, {"input": "x", "n": 2},
+                {"input": "x", "encoding_format": "int8"}, {"input": "x", "stream": True},
+            ]
+        )  # fmt: skip
+        body = self._rng.choice([{"model": self._valid["model"], **wrong}, []])
         return self._json("embeddings", body, "/v1/embeddings")
 
     # ------------------------------------------------------------------------------------ inside

@@ -273,6 +273,8 @@ MEANINGS: dict[tuple[str, str], str] = {
     ("limits", "CHAT_MESSAGES_MAX"): "Messages of a conversation (tier text)",
     ("limits", "TOOLS_MAX"): "Tools of a conversation (tier text)",
     ("limits", "TOOL_CALLS_MAX"): "Calls in one message (tier text)",
+    ("limits", "INPUTS_MAX"): "Texts of a job of embeddings (tier text)",
+    ("limits", "DIMENSIONS_MAX"): "Numbers of a vector: those of a job fit `OUTPUT_BYTES_MAX`",
     ("limits", "SCOPE_BYTES_MAX"): "Whose requests may share a cache",
     ("limits", "FORMAT_BYTES_MAX"): "A schema, UTF-8",
     ("limits", "FORMAT_SCHEMAS_MAX"): "Schemas in a schema, itself among them",

@@ -17,6 +17,7 @@ from node.protocol.scoring import (
     newcomer_share,
     newcomers_after,
 )
+from node.protocol.statements import Skill
 from tests.protocol.market_samples import NOW_MS, need, prefs, terms, worker_of
 
 FRESH = Track()
@@ -165,8 +166,16 @@ def test_objections(
 
 
 def test_skills_that_nobody_asked_for_are_no_objection() -> None:
-    figures = estimate(need(skills=1), prefs(), terms(1, skills=255), FRESH)
-    assert objection(need(skills=1), prefs(), terms(1, skills=255), figures, elapsed_ms=0) is None
+    offer = terms(1, skills=255 & ~Skill.EMBEDDINGS)
+    figures = estimate(need(skills=1), prefs(), offer, FRESH)
+    assert objection(need(skills=1), prefs(), offer, figures, elapsed_ms=0) is None
+
+
+def test_who_makes_embeddings_does_nothing_else() -> None:
+    offer, wanted = terms(1, skills=Skill.EMBEDDINGS), need(skills=Skill.EMBEDDINGS)
+    figures = estimate(wanted, prefs(), offer, FRESH)
+    assert objection(wanted, prefs(), offer, figures, elapsed_ms=0) is None
+    assert objection(need(), prefs(), offer, figures, elapsed_ms=0) is not None
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from node.errors import NoPeers, UsageError
 from node.protocol import codec, pieces, signing
 from node.protocol.chain_hash import TextChain
 from node.protocol.chat import NO_TOOLS, Call, Chat, ChatMessage, Tool, Toolbox
+from node.protocol.embeddings import TOKENS_MAX, Inputs
 from node.protocol.formats import ANY_OBJECT
 from node.protocol.frames import (
     Chunk,
@@ -34,6 +35,7 @@ from node.roles.client import Outcome
 from node.roles.generation import EngineLoad, EngineModel, EngineRates, GenerationRequest, TokenStep
 from node.roles.order import Order
 from node.roles.text_answer import TextAnswer
+from node.units import cost_micro
 from tests.roles.fakes import DOMAIN
 from tests.roles.job_world import PLAIN, Watch, World, order, world
 from tests.roles.market_world import MANIFEST
@@ -242,6 +244,45 @@ async def test_a_format_goes_to_workers_that_offer_it() -> None:
         assert report.passed
 
 
+VECTORS = "AACAPwAAAEA=\nAABAQAAAgEA="
+INPUTS = Inputs(texts=("Say something nice", "or nothing"))
+EMBEDDED: dict[str, Any] = {
+    "chat": INPUTS, "chat_tokens": INPUTS.tokens(count), "output_max": INPUTS.output_max,
+}  # fmt: skip
+MAKES_VECTORS: dict[str, Any] = {"skills": Skill.EMBEDDINGS, "context": TOKENS_MAX}
+
+
+async def test_embeddings_go_to_workers_that_make_them_and_are_paid_by_their_inputs() -> None:
+    async with world() as this:
+        with pytest.raises(NoPeers, match="embeddings"):
+            await bought(this, TextEngine(context=TOKENS_MAX), **EMBEDDED)
+    async with world() as this:
+        engine = TextEngine((VECTORS[:12], VECTORS[12:]), **MAKES_VECTORS)
+        outcome, reply, _ = await bought(this, engine, **EMBEDDED)
+        assert engine.requests[0].chat == INPUTS
+        assert reply.text == VECTORS
+        terms = outcome.attempt.job.terms
+        assert terms.price_out == 0 < terms.price_in
+        price = cost_micro(
+            tokens_in=INPUTS.tokens(count), tokens_cached=0, tokens_out=0,
+            price_in=terms.price_in, price_cached=0, price_out=0,
+        )  # fmt: skip
+        assert outcome.amount_micro == price > 0
+        assert outcome.tokens_out == tokens(VECTORS)
+        report = verify(outcome.transcript, disclosure=outcome.disclosure, domain=DOMAIN)
+        assert report.passed
+
+
+async def test_a_conversation_is_not_for_workers_that_make_embeddings() -> None:
+    async with world() as this:
+        with pytest.raises(NoPeers, match="embeddings"):
+            await bought(this, TextEngine(**MAKES_VECTORS))
+    sized = EMBEDDED | {"chat": replace(INPUTS, dimensions=2)}
+    async with world() as this:
+        with pytest.raises(NoPeers, match="dimensions"):
+            await bought(this, TextEngine(**MAKES_VECTORS), **sized)
+
+
 async def test_log_probabilities_are_not_asked_for() -> None:
     async with world() as this:
         sampling = replace(text_order().sampling, logprobs=1)
@@ -378,3 +419,21 @@ async def test_an_award_on_a_model_that_has_left_is_refused() -> None:
         engine.sold = None
         job = await rogue.open(request=text_body(), tokens_in=CHAT.tokens(count))
         assert (await job.until(Refusal)).code == Refused.MODEL_UNKNOWN
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        text_body(),
+        text_body(prompt=replace(INPUTS, dimensions=4).encode()),
+        text_body(prompt=INPUTS.encode(), stop=("A",)),
+        text_body(prompt=Inputs(texts=("Say something longer than that",)).encode()),
+    ],
+)
+async def test_a_worker_of_embeddings_takes_nothing_else(body: bytes) -> None:
+    engine = TextEngine((VECTORS,), **MAKES_VECTORS)
+    async with joined(engine) as rogue:
+        job = await rogue.open(request=body, tokens_in=INPUTS.tokens(count))
+        await job.send_request()
+        await rogue.session.wait_lost()
+    assert not engine.requests

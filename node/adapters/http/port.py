@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from node.protocol.chat import ChatMessage, Toolbox
+from node.protocol.embeddings import Inputs
 from node.protocol.sampling import Sampling
 from node.protocol.tool_calls import CallPart
 
@@ -41,6 +42,8 @@ class Ask:
     messages: tuple[ChatMessage, ...] = ()
     """A conversation; or else `prompts`."""
     prompts: tuple[str | tuple[int, ...], ...] = ()
+    inputs: tuple[Inputs, ...] = ()
+    """Or else texts to embed: the vectors of each of these are an answer."""
     choices: int = 1
     """Answers to the conversation, or to each prompt."""
     sampling: Sampling
@@ -58,7 +61,7 @@ class Ask:
     @property
     def answers(self) -> int:
         """Answers in all."""
-        return self.choices * max(len(self.prompts), 1)
+        return self.choices * max(len(self.prompts), len(self.inputs), 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

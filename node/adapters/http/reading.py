@@ -132,7 +132,7 @@ def _common(
         "seed": _seed(fields),
         "routing": read_routing(fields, sort),
     }
-    _take_labels(fields)
+    take_labels(fields)
     return lambda **more: Ask(**values, **more), shape
 
 
@@ -197,7 +197,12 @@ def _usage(fields: Fields, *, stream: bool) -> bool:
     return wanted
 
 
-def _take_labels(fields: Fields) -> None:
+def take_labels(fields: Fields) -> None:
+    """Labels of the client's own, and fields of which only values that ask for nothing will do.
+
+    Raises:
+        ApiError: One asks for something.
+    """
     for name in ("user", "safety_identifier", "prompt_cache_key", "metadata"):
         fields.ignore(name)
     fields.only("store", False, why="nothing is stored at a worker")

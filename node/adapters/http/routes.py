@@ -11,17 +11,18 @@ from starlette.routing import Route, Router
 
 from node.adapters.http.asgi import JSON, App, Receive, Scope, Send, header, respond
 from node.adapters.http.body import check_length, read_body
-from node.adapters.http.errors import ApiError, bad_field, not_found, unsupported
-from node.adapters.http.fields import LABEL_CHARS_MAX, Fields
+from node.adapters.http.embeddings import read_embeddings
+from node.adapters.http.errors import ApiError, bad_field, not_found
+from node.adapters.http.fields import LABEL_CHARS_MAX
 from node.adapters.http.port import Ask, Desk
-from node.adapters.http.reading import Shape, parse, read_chat, read_completion
+from node.adapters.http.reading import Shape, read_chat, read_completion
 from node.adapters.http.runs import Identity, Runs
-from node.adapters.http.writing import write_events, write_whole
+from node.adapters.http.writing import Writer, writer
 
 ID_PREFIXES: Final = ("chatcmpl-", "cmpl-", "gen-")
 JSON_TYPE: Final = "application/json"
 
-Reader = Callable[[bytes], tuple[Ask, Shape]]
+Reader = Callable[[bytes], tuple[Ask, Writer]]
 
 
 class Answers:
@@ -35,17 +36,16 @@ class Answers:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, from its body to the last byte of its answer."""
         body = await json_body(scope, receive, self._body_bytes_max)
-        ask, shape = self._read(body)
+        ask, write = self._read(body)
         run = self._runs.open(ask, _identity(scope, body))
         created_s = int(time.time())
-        write = write_events if shape.stream else write_whole
         failure: ApiError | None = None
         try:
             with run.read():
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(_watch_leaving, receive, nursery.cancel_scope)
                     try:
-                        await write(run, shape, send, created_s=created_s)
+                        await write(run, send, created_s=created_s)
                     except ApiError as error:  # raised again outside, where no group wraps it
                         failure = error
                     nursery.cancel_scope.cancel()
@@ -113,10 +113,6 @@ def routes(desk: Desk, runs: Runs, *, body_bytes_max: int) -> App:
     async def generation(scope: Scope, _receive: Receive, send: Send) -> None:
         await _send_json(send, {"data": await desk.generation(_wanted_job(scope))})
 
-    async def embeddings(scope: Scope, receive: Receive, _send: Send) -> None:
-        Fields(parse(await json_body(scope, receive, body_bytes_max)))
-        raise unsupported("model", "no worker of the market sells embeddings")
-
     async def health(_scope: Scope, _receive: Receive, send: Send) -> None:
         await _send_json(send, {"status": "ok"})
 
@@ -129,15 +125,23 @@ def routes(desk: Desk, runs: Runs, *, body_bytes_max: int) -> App:
         ("GET", "/v1/models/{name:path}/endpoints", endpoints),
         ("GET", "/v1/models/{name:path}", model),
         ("GET", "/v1/generation", generation),
-        ("POST", "/v1/chat/completions", answers(read_chat)),
-        ("POST", "/v1/completions", answers(read_completion)),
-        ("POST", "/v1/embeddings", embeddings),
+        ("POST", "/v1/chat/completions", answers(_of_text(read_chat))),
+        ("POST", "/v1/completions", answers(_of_text(read_completion))),
+        ("POST", "/v1/embeddings", answers(read_embeddings)),
     ]
     return Router(
         [Route(path, _Only(method, app)) for method, path, app in table],
         redirect_slashes=False,
         default=_nothing,
     )
+
+
+def _of_text(read: Callable[[bytes], tuple[Ask, Shape]]) -> Reader:
+    def reader(body: bytes) -> tuple[Ask, Writer]:
+        ask, shape = read(body)
+        return ask, writer(shape)
+
+    return reader
 
 
 class _Only:

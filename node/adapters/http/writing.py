@@ -7,14 +7,15 @@ write, and what is due in one turn of the loop is one write for all.
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Final
+from functools import partial
+from typing import Any, Final, Protocol
 
 import orjson
 import trio
 
 from node.adapters.http.asgi import JSON, Send, respond
 from node.adapters.http.errors import failed
-from node.adapters.http.port import Ended, LastResort, TokenText
+from node.adapters.http.port import Ended, LastResort, Started, TokenText
 from node.adapters.http.reading import Shape
 from node.adapters.http.runs import Choice, Run
 from node.protocol.tool_calls import CallPart
@@ -31,8 +32,21 @@ EVENTS: Final = (
 )
 
 
-async def write_whole(run: Run, shape: Shape, send: Send, *, created_s: int) -> None:
-    """Send the answers as one object, once all of them have ended.
+class Writer(Protocol):
+    """Sends a run's answer; raises ApiError where nothing was sent."""
+
+    async def __call__(self, run: Run, send: Send, *, created_s: int) -> None:
+        """Returns once all was sent."""
+        ...
+
+
+def writer(shape: Shape) -> Writer:
+    """What writes answers of text."""
+    return partial(write_events if shape.stream else write_whole, shape=shape)
+
+
+async def once_over(run: Run) -> None:
+    """Wait for all answers of a run.
 
     Raises:
         ApiError: There is none, or one of them was not brought to its end.
@@ -40,6 +54,15 @@ async def write_whole(run: Run, shape: Shape, send: Send, *, created_s: int) -> 
     while not run.over:
         await run.changed.wait()
     _check(run)
+
+
+async def write_whole(run: Run, send: Send, *, shape: Shape, created_s: int) -> None:
+    """Send the answers as one object, once all of them have ended.
+
+    Raises:
+        ApiError: There is none, or one of them was not brought to its end.
+    """
+    await once_over(run)
     body = _head(run, shape, created_s, "chat.completion" if shape.chat else "text_completion")
     for choice in run.choices:
         body |= _mark(choice)
@@ -55,7 +78,7 @@ async def write_whole(run: Run, shape: Shape, send: Send, *, created_s: int) -> 
     await respond(send, 200, orjson.dumps(body | figures(run)), (JSON,))
 
 
-async def write_events(run: Run, shape: Shape, send: Send, *, created_s: int) -> None:
+async def write_events(run: Run, send: Send, *, shape: Shape, created_s: int) -> None:
     """Send the answers as they grow.
 
     The status is only sent with the first text, or when it has been waited for long: until then a
@@ -116,16 +139,23 @@ def _ended(choice: Choice) -> Ended:
     return choice.ended
 
 
+def by_whom(run: Run) -> dict[str, str]:
+    """Which model and which worker answered, of several the first."""
+    return {"model": _begun(run).model, "provider": _begun(run).provider}
+
+
+def _begun(run: Run) -> Started:
+    return next(choice.begun for choice in run.choices if choice.begun is not None)
+
+
 def _head(run: Run, shape: Shape, created_s: int, kind: str) -> dict[str, Any]:
     """What every object of an answer begins with."""
-    started = next(choice.begun for choice in run.choices if choice.begun is not None)
     prefix = "chatcmpl-" if shape.chat else "cmpl-"
     return {
-        "id": prefix + started.job_id,
+        "id": prefix + _begun(run).job_id,
         "object": kind,
         "created": created_s,
-        "model": started.model,
-        "provider": started.provider,
+        **by_whom(run),
     }
 
 

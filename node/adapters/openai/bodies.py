@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from node.protocol.chat import Chat, ChatMessage, Toolbox, functions
+from node.protocol.embeddings import Inputs
 from node.protocol.formats import ANY_OBJECT
 from node.protocol.sampling import Sampling
 
 CHAT: Final = "/v1/chat/completions"
 COMPLETIONS: Final = "/v1/completions"
+EMBEDDINGS: Final = "/v1/embeddings"
 MODELS: Final = "/v1/models"
 _SEED_MASK: Final = 2**31 - 1
 """Servers disagree about larger seeds."""
@@ -123,6 +125,20 @@ def text_completion(
     """
     body: dict[str, Any] = {"model": name, "prompt": prompt}
     return _encoded(body | _common(max_tokens, sampling, ignore_eos))
+
+
+def embeddings(name: str, inputs: Inputs) -> bytes:
+    """Texts to be made vectors.
+
+    Args:
+        name: The server's name of the model.
+        inputs: They.
+    """
+    # As numbers: not every server knows another encoding.
+    body: dict[str, Any] = {"model": name, "input": inputs.texts, "encoding_format": "float"}
+    if inputs.dimensions:
+        body["dimensions"] = inputs.dimensions
+    return _encoded(body)
 
 
 def _common(max_tokens: int, sampling: Sampling, ignore_eos: bool) -> dict[str, Any]:

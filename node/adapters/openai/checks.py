@@ -3,7 +3,8 @@
 from node.adapters.openai.served import Abilities, Ability
 from node.errors import PeerError, Unavailable
 from node.protocol import formats, tool_calls
-from node.protocol.chat import with_tools
+from node.protocol.embeddings import TextPrompt
+from node.protocol.embeddings import skills_of as needed_by
 from node.protocol.statements import Skill, Tier
 from node.roles.generation import EngineModel, GenerationRequest
 
@@ -14,6 +15,8 @@ def skills_of(found: Abilities) -> int:
         Ability.JSON_OBJECT: Skill.JSON,
         Ability.JSON_SCHEMA: Skill.SCHEMA,
         Ability.TOOLS: Skill.TOOLS,
+        Ability.EMBEDDINGS: Skill.EMBEDDINGS,
+        Ability.DIMENSIONS: Skill.DIMENSIONS,
     }
     return sum(skill for ability, skill in skills.items() if found.has(ability))
 
@@ -33,16 +36,23 @@ def check(model: EngineModel, found: Abilities, request: GenerationRequest) -> N
         raise PeerError("a request of another tier")
     if formats.skill_of(request.format) & ~model.skills:
         raise PeerError("a format that can't be forced here")
-    if request.chat is not None and with_tools(request.chat.messages, request.chat.toolbox):
-        if not model.skills & Skill.TOOLS:
-            raise PeerError("tools that can't be shown here")
-        if tool_calls.OPEN in request.prefix_text:
-            raise Unavailable("a call that was begun can't be gone on with")
+    if request.chat is not None:
+        _check_prompt(model, request.chat, request.prefix_text)
     if request.format and request.prefix_text:
         # Servers force a format anew from where they go on.
         raise Unavailable("an answer in a format can't be gone on with")
     if request.chat is None:
         _check_ids(model, request)
+
+
+def _check_prompt(model: EngineModel, prompt: TextPrompt, prefix: str) -> None:
+    needed = needed_by(prompt)
+    if needed & Skill.TOOLS & ~model.skills:
+        raise PeerError("tools that can't be shown here")
+    if (needed ^ model.skills) & Skill.EMBEDDINGS or needed & Skill.DIMENSIONS & ~model.skills:
+        raise PeerError("embeddings of a model that makes none such, or text of one that does")
+    if needed & Skill.TOOLS and tool_calls.OPEN in prefix:
+        raise Unavailable("a call that was begun can't be gone on with")
 
 
 def _check_ids(model: EngineModel, request: GenerationRequest) -> None:

@@ -12,13 +12,15 @@ from typing import Final
 import structlog
 import trio
 
-from node.adapters.openai import bodies, checks, http, rates, replies
+from node.adapters.openai import bodies, checks, embeddings, http, rates, replies
 from node.adapters.openai.completions import streamed
 from node.adapters.openai.http import Server
 from node.adapters.openai.probe import probe
 from node.adapters.openai.replies import CallText, Delta, Surrogates
 from node.adapters.openai.served import Abilities, Ability, Served
 from node.errors import PeerError, Unavailable
+from node.protocol.chat import Chat
+from node.protocol.embeddings import TOKENS_MAX, Inputs
 from node.protocol.fields import ZERO_HASH
 from node.protocol.manifest import CONTEXT_MAX
 from node.protocol.statements import Tier
@@ -178,18 +180,23 @@ class OpenAIEngine:
         self.abilities[served.name] = found
         if found.tier is None:
             raise Unavailable(found.why)
-        measured = await rates.measure(
-            self._server,
-            served,
-            tier=found.tier,
-            slots=self._slots,
-            limit_tps=self._tokens_per_s_max,
-            ignore_eos=found.has(Ability.IGNORE_EOS),
-        )
+        embeds = found.has(Ability.EMBEDDINGS)
+        if embeds:
+            measured = await embeddings.measure(self._server, served, slots=self._slots)
+        else:
+            measured = await rates.measure(
+                self._server,
+                served,
+                tier=found.tier,
+                slots=self._slots,
+                limit_tps=self._tokens_per_s_max,
+                ignore_eos=found.has(Ability.IGNORE_EOS),
+            )
         in_text = found.tier is Tier.TEXT
         return EngineModel(
             manifest=served.manifest,
-            context=self._context_of(served, context),
+            # Of a job's inputs each has the model's context; its vectors take none of that.
+            context=TOKENS_MAX if embeds else self._context_of(served, context),
             slots=self._slots,
             rates=measured,
             exact=False,  # it draws with a seed of its own making
@@ -261,6 +268,14 @@ class _Job:
                 await steps.aclose()  # closes what is open, and waits for nobody
 
     async def _steps(self) -> AsyncGenerator[TokenStep, None]:
+        if isinstance(self._request.chat, Inputs):
+            async with self._limiter_held():
+                parts = await embeddings.embedded(
+                    self._server, self._live.served, self._request.chat
+                )
+                for at, part in enumerate(parts, start=1):
+                    yield TokenStep(text=part, finish="stop" if at == len(parts) else None)
+            return
         async with (
             self._limiter_held(),
             streamed(self._server, self._path, self._body()) as deltas,
@@ -281,7 +296,7 @@ class _Job:
     @property
     def _calls(self) -> bool:
         """Whether calls of tools are a part of the answer."""
-        return self._request.chat is not None and bool(self._request.chat.toolbox.tools)
+        return isinstance(self._request.chat, Chat) and bool(self._request.chat.toolbox.tools)
 
     @property
     def _path(self) -> str:
@@ -289,6 +304,7 @@ class _Job:
 
     def _body(self) -> bytes:
         request, name = self._request, self._live.served.name
+        assert not isinstance(request.chat, Inputs)
         if request.chat is not None:
             return bodies.chat(
                 name,

@@ -8,7 +8,7 @@ from typing import Final
 import structlog
 import trio
 
-from node.adapters.openai import bodies, http, replies
+from node.adapters.openai import bodies, embeddings, http, replies
 from node.adapters.openai.completions import streamed
 from node.adapters.openai.http import Server
 from node.adapters.openai.replies import CallText, Delta, Surrogates, Usage
@@ -112,6 +112,8 @@ def _tier(prober: "_Prober", served: Served, ids_wanted: bool) -> tuple[Tier | N
     exact = ids_in.has and ids_out.has
     if exact and served.renders and ids_wanted:
         return Tier.IDS, "token ids go in and come out as they are"
+    if prober.said(Ability.EMBEDDINGS).has:
+        return Tier.TEXT, "it answers no conversation, and makes embeddings"
     if not prober.said(Ability.CHAT).has:
         return None, f"it answers no conversation: {prober.said(Ability.CHAT).detail}"
     if not ids_wanted:
@@ -131,6 +133,8 @@ class _Prober:
         self._answer: Completion | None = None
         """To the question, by the best tokens."""
         self._by_ids: Completion | None = None
+        self._size = 0
+        """Dimensions of its embeddings."""
         self._prompt = tuple(served.encode(TEXT))
         self.trials: list[Trial] = []
 
@@ -160,6 +164,8 @@ class _Prober:
             (Ability.JSON_OBJECT, self._json_object),
             (Ability.JSON_SCHEMA, self._json_schema),
             (Ability.TOOLS, self._tools),
+            (Ability.EMBEDDINGS, self._embeddings),
+            (Ability.DIMENSIONS, self._dimensions),
         )
         unreachable: Unavailable | None = None
         for ability, trial in trials:
@@ -172,7 +178,8 @@ class _Prober:
             except NodeError as error:
                 lacks = str(error)
             self.trials.append(Trial(ability=ability, has=lacks is None, detail=lacks or ""))
-        if self._answer is None and self._by_ids is None and unreachable is not None:
+        answered = self._answer or self._by_ids or self._size
+        if not answered and unreachable is not None:
             raise unreachable
 
     async def _ask(self, sampling: Sampling, *, prefix: str = "") -> Completion:
@@ -311,6 +318,19 @@ class _Prober:
         parts = [*reader.push(text + said.rest()), *reader.end()]
         named = [part.name for part in parts if isinstance(part, CallPart) and part.name]
         return None if named[:1] == [TOOL.name] else "no call in its answer"
+
+    async def _embeddings(self) -> str | None:
+        if self.said(Ability.CHAT).has or self.said(Ability.IDS_OUT).has:
+            return "not tried: it writes text, and is sold for that"
+        self._size = await embeddings.dimensions(self._server, self._served)
+        return None
+
+    async def _dimensions(self) -> str | None:
+        if not self._size:
+            return "it makes none"
+        half = max(1, self._size // 2)
+        await embeddings.dimensions(self._server, self._served, wanted=half)
+        return None
 
     async def _plain(self, path: str, fields: dict[str, object]) -> dict[str, object]:
         """A completion in one piece, of two tokens."""

@@ -113,6 +113,31 @@ def model_names(document: dict[str, Any]) -> dict[str, int | None]:
     return found
 
 
+def vectors(document: dict[str, Any], count: int) -> list[list[float]]:
+    """What `/v1/embeddings` answers, in the order of its inputs.
+
+    Raises:
+        Unavailable: It is not one vector for each of `count` inputs.
+    """
+    if document.get("error"):
+        raise Unavailable(f"the server failed: {_short(document['error'])}")
+    items = document.get("data")
+    if not isinstance(items, list) or len(items) != count:
+        raise Unavailable(f"the server sends no list of {count} vectors")
+    found: dict[int, list[float]] = {}
+    for number, item in enumerate(items):
+        index = item.get("index", number) if isinstance(item, dict) else None
+        vector = item.get("embedding") if isinstance(item, dict) else None
+        if type(index) is not int or not isinstance(vector, list):
+            raise Unavailable("the server sends a vector of no known form")
+        if any(type(each) not in (int, float) for each in vector):
+            raise Unavailable("the server sends a vector with something that is no number")
+        found[index] = vector
+    if found.keys() != set(range(count)):
+        raise Unavailable("the server sends vectors of other inputs")
+    return [found[index] for index in range(count)]
+
+
 class CallText:
     """Writes what a server says of calls as text, as models themselves write them."""
 

@@ -51,6 +51,8 @@ class Ability(Enum):
     JSON_OBJECT = "keeps an answer to a JSON object"
     JSON_SCHEMA = "keeps an answer to a JSON schema"
     TOOLS = "calls a tool where it has to"
+    EMBEDDINGS = "makes embeddings"
+    DIMENSIONS = "takes dimensions of embeddings"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -161,7 +161,6 @@ async def test_no_more_requests_at_once_than_there_is_room_for(
         ("POST", "/v1/models", 405),
         ("GET", "/v1/models/none", 404),
         ("GET", "/v1/generation", 400),
-        ("POST", "/v1/embeddings", 400),
     ],
 )
 async def test_what_is_not_there(
@@ -170,11 +169,6 @@ async def test_what_is_not_there(
     reply = await w.ask(path, {"model": "m", "input": "x"}, method=method)
     assert reply.status == status
     assert reply.error["message"]
-
-
-async def test_embeddings_are_not_pretended(clock: MockClock, w: World) -> None:
-    reply = await w.ask("/v1/embeddings", {"model": "m", "input": "x"})
-    assert "no worker of the market sells embeddings" in reply.error["message"]
 
 
 async def test_what_can_be_looked_up(clock: MockClock, w: World) -> None:

@@ -8,12 +8,16 @@ from contextlib import contextmanager
 
 from devnet.homes import free_port
 
+SERVER = "tests.adapters.openai.server"
+EMBEDDER = "tests.adapters.openai.embedder"
+
 
 class Backend:
     """A server on one port, up or not."""
 
-    def __init__(self, *argv: str, port: int = 0) -> None:
+    def __init__(self, *argv: str, port: int = 0, module: str = SERVER) -> None:
         self.port = port or free_port()
+        self._module = module
         self._argv = argv
         self._process: subprocess.Popen[str] | None = None
 
@@ -25,7 +29,7 @@ class Backend:
         """Returns once it listens."""
         self._process = subprocess.Popen(
             [
-                sys.executable, "-m", "tests.adapters.openai.server",
+                sys.executable, "-m", self._module,
                 "--port", str(self.port), *self._argv,
             ],
             stdout=subprocess.PIPE,
@@ -46,9 +50,9 @@ class Backend:
 
 
 @contextmanager
-def backend_up(*argv: str, port: int = 0) -> Iterator[Backend]:
+def backend_up(*argv: str, port: int = 0, module: str = SERVER) -> Iterator[Backend]:
     """A running one; it is gone after the block, whatever was done to it."""
-    backend = Backend(*argv, port=port)
+    backend = Backend(*argv, port=port, module=module)
     try:
         backend.start()
         yield backend

@@ -80,6 +80,8 @@ async def test_a_server_of_ids_is_sold_in_tier_ids() -> None:
             Ability.JSON_OBJECT,
             Ability.JSON_SCHEMA,
             Ability.TOOLS,
+            Ability.EMBEDDINGS,
+            Ability.DIMENSIONS,
         }
         prompt = tiny().encode("A voucher is")
         steps = await read(engine, prompt_ids=tuple(prompt))
