@@ -28,8 +28,10 @@ ANSWER_S: Final = 40.0
 REPLY_BYTES_MAX: Final = 1024 * 1024
 ERROR_KEYS: Final = {"message", "type", "param", "code"}
 WARM: Final = 200
-"""Requests after which the memory is looked at for the first time: allocators keep some."""
-GROWTH_MB_MAX: Final = 24.0
+WARM_BIG: Final = 2 * AT_ONCE
+"""Requests after which the memory is looked at for the first time: what bodies of the longest kind
+that is allowed took side by side, an allocator keeps for the next ones."""
+GROWTH_MB_MAX: Final = 12.0
 
 
 @dataclass(slots=True, kw_only=True)
@@ -105,11 +107,12 @@ async def fuzz(
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(slowly)
-        warm = min(WARM, count // 2)
-        await all_of([requests.small() for _ in range(warm)] + [requests.big() for _ in range(2)])
+        warm, warm_big = min(WARM, count // 2), min(WARM_BIG, big)
+        await all_of([requests.small() for _ in range(warm)])
+        await all_of([requests.big() for _ in range(warm_big)])
         result.memory_before_mb = memory_mb(gateway)
         rest = max(0, count - warm - big - slow)
-        await all_of([requests.big() for _ in range(max(0, big - 2))])
+        await all_of([requests.big() for _ in range(big - warm_big)])
         for at in range(0, rest, 500):
             await all_of([requests.small() for _ in range(min(500, rest - at))])
     result.memory_after_mb = memory_mb(gateway)
