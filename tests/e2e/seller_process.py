@@ -12,6 +12,7 @@ from devnet import homes
 from devnet.chain import Funding
 from devnet.network import DEPOSIT_MICRO, Devnet
 from devnet.processes import NodeProcess, stop_all
+from node.adapters.chain.reader import HEAD_LIFE_S
 from node.app.init import Identity
 from node.protocol.signing import checksum
 
@@ -96,7 +97,8 @@ def client_of(net: Devnet, home: Path, *, bootstrap: tuple[str, ...]) -> Identit
     client = homes.make_client(home, chain=settings, bootstrap=bootstrap, settings={})
     money = DEPOSIT_MICRO
     net.chain.fund([Funding(address=client.address, token_micro=money, deposit_micro=money)])
-    net.chain.mine(2)  # the finality depth: the deposit counts at once
+    net.chain.mine(2)  # the finality depth
+    time.sleep(HEAD_LIFE_S)  # until no worker takes an older block for the newest
     return client
 
 
