@@ -139,10 +139,11 @@ class EscrowReader:
         """
         if self._final is not None and self._now() - self._final[1] < age_max_s:
             return self._final[0]
+        asked_s = self._now()  # on a busy machine an answer may lie here for a while
         (head,) = await self._rpc.batch((Call("eth_blockNumber"),))
         before = self._final[0] if self._final is not None else 0
         number = max(before, quantity(head) - self._finality_blocks)
-        self._final = (number, self._now())
+        self._final = (number, asked_s)
         return number
 
     def _call(self, block: int, signature: str, *args: bytes | int) -> Call:
