@@ -49,7 +49,7 @@ OFFER_LIFE_S: Final = 10.0
 PING_EVERY_S: Final = 1.5
 PONG_WITHIN_S: Final = 3.0
 """Together below 5 s: the time in which a frozen peer is noticed while there are jobs with it."""
-PING_IDLE_EVERY_S: Final = 10.0
+PING_IDLE_EVERY_S: Final = 30.0
 """Without jobs: 24 sessions at 1.5 s would cost either side 6 kB/s and half a percent of a core."""
 
 SEGMENTS_MAX: Final = 16

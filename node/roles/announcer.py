@@ -9,7 +9,7 @@ import trio
 
 from node.errors import Unavailable
 from node.protocol import signing
-from node.protocol.announcements import EARLY_PAUSES_S, interval_s, ttl_s
+from node.protocol.announcements import EARLY_PAUSES_S, MESH_FORMED, interval_s, ttl_s
 from node.protocol.fields import Address, Signed
 from node.protocol.statements import AnnouncedModel, Announcement
 from node.roles.hints import Hints
@@ -83,8 +83,9 @@ class Announcer:
                     await self.changed.wait_at_most(PROVIDE_RETRY_S[1])
                     continue
                 regular_s = self._interval_s(what)
-                await self._hints.tell(self._announcement(what, regular_s))
-                wait_s = min(next(early, regular_s), regular_s) * self._rng.uniform(0.9, 1.1)
+                reached = await self._hints.tell(self._announcement(what, regular_s))
+                pause_s = regular_s if reached >= MESH_FORMED else next(early, regular_s)
+                wait_s = min(pause_s, regular_s) * self._rng.uniform(0.9, 1.1)
                 await self.changed.wait_at_most(wait_s)
 
     def _interval_s(self, what: Description) -> float:

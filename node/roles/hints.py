@@ -247,8 +247,12 @@ class Hints:
             self.changed.ring()
         return dropped
 
-    async def tell(self, own: Signed[Announcement]) -> None:
-        """Tell every peer, now or when it connects, what this worker announces; and gossip it."""
+    async def tell(self, own: Signed[Announcement]) -> int:
+        """Tell every peer, now or when it connects, what this worker announces; and gossip it.
+
+        Returns:
+            To how many peers gossip took it, which pass it on.
+        """
         self._own = own
         self.book.take(own, now_ms=self._clock.unix_ms())
         assert self._nursery is not None, "run() comes first"
@@ -256,9 +260,10 @@ class Hints:
             self._nursery.start_soon(self._send, session, Announcements(items=(own,)))
         if self._discovery is not None:
             try:
-                await self._discovery.publish(own)
+                return await self._discovery.publish(own)
             except Unavailable as error:
                 log.info("not gossiped", reason=str(error))
+        return 0
 
     async def _stay_connected(self, addr: str) -> None:
         retry_s, tried = BOOTSTRAP_RETRY_S[0], False

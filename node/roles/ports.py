@@ -81,11 +81,6 @@ class Session(Protocol):
         ...
 
     @property
-    def rtt_s(self) -> float | None:
-        """Last ping's round trip."""
-        ...
-
-    @property
     def lost(self) -> str | None:
         """Why the session ended, or None while it lives."""
         ...
@@ -153,8 +148,8 @@ class Transport(Protocol):
 class Discovery(Protocol):
     """Hints about workers.  No single source is needed for the market to work."""
 
-    async def publish(self, announcement: Signed[Announcement]) -> None:
-        """Gossip it on the topic of each of its models."""
+    async def publish(self, announcement: Signed[Announcement]) -> int:
+        """Gossip it on the topic of each of its models; to how many peers, at least."""
         ...
 
     async def follow(self, model: Hash) -> None:

@@ -135,10 +135,6 @@ class FakeSession:
         return self._hello
 
     @property
-    def rtt_s(self) -> float | None:
-        return 2 * self._delay_s
-
-    @property
     def lost(self) -> str | None:
         return self._lost
 
@@ -379,13 +375,14 @@ class FakeDiscovery:
         """Like a DHT without peers: everything it is asked for is unavailable."""
         self.published: list[tuple[float, Signed[Announcement]]] = []
 
-    async def publish(self, announcement: Signed[Announcement]) -> None:
+    async def publish(self, announcement: Signed[Announcement]) -> int:
         await self._work()
         self.published.append((trio.current_time(), announcement))
         topics = {each.model for each in announcement.statement.models}
-        for node in self._gossip.nodes:
-            if node is not self and node.models & topics:
-                node.hear(announcement)
+        hearers = [n for n in self._gossip.nodes if n is not self and n.models & topics]
+        for node in hearers:
+            node.hear(announcement)
+        return len(hearers)
 
     async def follow(self, model: Hash) -> None:
         await self._work()

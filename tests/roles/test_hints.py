@@ -11,7 +11,7 @@ import trio
 import trio.lowlevel
 
 from node.errors import SessionLost
-from node.protocol.announcements import ANY_MODEL, Drop
+from node.protocol.announcements import ANY_MODEL, MESH_FORMED, Drop
 from node.protocol.fields import Signed
 from node.protocol.frames import Announcements, AnnouncementsWanted
 from node.protocol.statements import Announcement
@@ -366,6 +366,25 @@ async def test_announcements_are_frequent_at_first_and_rare_among_many(
         signed.statement.ttl_s > 1.8 * gap
         for (_, signed), gap in zip(node.discovery.published, gaps, strict=False)
     )
+
+
+async def test_with_a_mesh_one_early_announcement_is_enough(
+    autojump_clock: trio.abc.Clock,
+) -> None:
+    world = World(Net(), gossip=Gossip())
+    node = world.node(1, sells=True)
+    assert node.discovery is not None
+    for number in range(2, 2 + MESH_FORMED):
+        hearer = world.node(number).discovery
+        assert hearer is not None
+        await hearer.follow(MODEL)
+    async with running(node), trio.open_nursery() as nursery:
+        nursery.start_soon(announcer_of(node, world).run)
+        await trio.sleep(60)
+        nursery.cancel_scope.cancel()
+    times = [at_s for at_s, _ in node.discovery.published]
+    assert len(times) > 4
+    assert all(later - earlier >= 9 for earlier, later in pairwise(times))
 
 
 async def test_a_clock_that_was_set_back_does_not_make_announcements_older(

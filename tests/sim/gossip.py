@@ -20,18 +20,18 @@ class Gossip:
         self.delay_s = 1.0
         self.nursery: trio.Nursery | None = None
 
-    def spread(self, source: "SimDiscovery", announcement: Signed[Announcement]) -> None:
-        """On its way to whoever follows one of its models."""
+    def spread(self, source: "SimDiscovery", announcement: Signed[Announcement]) -> int:
+        """On its way to whoever follows one of its models: so many."""
         topics = {each.model for each in announcement.statement.models}
         rng = self._net.rng
-        for node in list(self.nodes):
-            if node is source or not node.models & topics:
-                continue
+        hearers = [node for node in self.nodes if node is not source and node.models & topics]
+        for node in hearers:
             while rng.random() >= self.loss:
                 assert self.nursery is not None
                 self.nursery.start_soon(self._bring, node, announcement, rng.random())
                 if rng.random() >= self.repeat:
                     break
+        return len(hearers)
 
     async def _bring(
         self, node: "SimDiscovery", announcement: Signed[Announcement], share: float
@@ -51,10 +51,9 @@ class SimDiscovery:
         self.models: set[Hash] = set()
         gossip.nodes.append(self)
 
-    async def publish(self, announcement: Signed[Announcement]) -> None:
+    async def publish(self, announcement: Signed[Announcement]) -> int:
         await trio.lowlevel.checkpoint()
-        if self._alive():
-            self._gossip.spread(self, announcement)
+        return self._gossip.spread(self, announcement) if self._alive() else 0
 
     async def follow(self, model: Hash) -> None:
         await trio.lowlevel.checkpoint()

@@ -14,6 +14,7 @@ from functools import partial
 from node.protocol import places, signing
 from node.protocol.announcements import (
     EARLY_PAUSES_S,
+    MESH_FORMED,
     AnnouncementBook,
     interval_s,
     ttl_s,
@@ -142,7 +143,9 @@ class Population:
             self.newcomers.append(newcomer)
         self.by_address[worker.address] = newcomer
         self.exchange(worker, book)
-        self.announce(worker, 0.0, EARLY_PAUSES_S)
+        # Those that dial it meanwhile are its mesh by the first repeat, which so is the last.
+        formed = self.size.nodes >= MESH_FORMED
+        self.announce(worker, 0.0, EARLY_PAUSES_S[:1] if formed else EARLY_PAUSES_S)
 
     def exchange(self, worker: Worker, book: AnnouncementBook) -> None:
         if worker.address not in self.own_books:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
+from node.adapters.p2p.session import LEAD
 from node.protocol import limits
 from node.protocol.scoring import Need
 from node.roles import hints, seller
@@ -153,7 +154,7 @@ def _cost(
     """
     offers = subscribed / seller.OFFER_EVERY_S + pushed
     # Whoever has jobs with many at once pays for livelier pings on those; that is part of the jobs.
-    pings = sessions / limits.PING_IDLE_EVERY_S
+    pings = sessions / (LEAD * limits.PING_IDLE_EVERY_S)
     ample = known >= hints.AMPLE_WORKERS
     every_s = hints.EXCHANGE_AMPLE_S if ample else hints.EXCHANGE_EVERY_S
     exchanges = min(hints.EXCHANGE_PEERS, sessions) / every_s

@@ -53,17 +53,21 @@ class Libp2pDiscovery:
         if self._config.dht:
             self._hashing()
 
-    async def publish(self, announcement: Signed[Announcement]) -> None:
+    async def publish(self, announcement: Signed[Announcement]) -> int:
         """Gossip it on the topic of each of its models.  Nothing happens with gossip off.
+
+        Returns:
+            To how many peers it went, on the topic with the fewest.
 
         Raises:
             Unavailable: Gossip is down.
         """
         if not self._config.gossip:
-            return
+            return 0
         data = codec.encode_struct(announcement)
-        for model in {each.model for each in announcement.statement.models}:
-            await self._gossiping().publish(topic_of(model), data)
+        models = {each.model for each in announcement.statement.models}
+        reached = [await self._gossiping().publish(topic_of(model), data) for model in models]
+        return min(reached, default=0)
 
     async def follow(self, model: Hash) -> None:
         """Start to hear announcements of a model.  Nothing happens with gossip off.

@@ -184,8 +184,8 @@ class Gossip:
         """Until cancelled."""
         await supervise("gossip", self._serve)
 
-    async def publish(self, topic: str, data: bytes) -> None:
-        """Send data to a topic, joining it so that its mesh knows this node.
+    async def publish(self, topic: str, data: bytes) -> int:
+        """Send data to a topic, joining it so that its mesh knows this node; to how many peers.
 
         Raises:
             Unavailable: Gossip is down, or too many topics were joined.
@@ -197,7 +197,9 @@ class Gossip:
         with trio.move_on_after(MESH_S):
             while not pubsub.meshed(topic) and topic in pubsub.peer_topics:  # noqa: ASYNC110
                 await trio.sleep(MESH_S / 20)
+        reached = pubsub.meshed(topic)
         await pubsub.publish(topic, data)
+        return reached
 
     async def join(self, topic: str) -> None:
         """Relay a topic, and deliver what comes on it.

@@ -31,7 +31,6 @@ OUTBOX_BYTES_MAX = 256 * 1024
 INBOX_BYTES_MAX = 512 * 1024
 CLOSE_S = 1.0
 STALL_S = 30.0
-RTT_EVERY_S = 10.0
 LEAD = 0.75
 IDLE_AFTER_S = 30.0
 """So long after the last frame of a job, or the start, a session is kept alive at its ease."""
@@ -64,7 +63,6 @@ class StreamSession:
         self.peer_id = peer_id
         self.peer = peer
         self.hello = hello
-        self.rtt_s: float | None = None
         self.lost: str | None = None
         self._stream, self._reader, self._now, self._leads = stream, reader, now, leads
         self._channels: dict[bytes, StreamChannel] = {}
@@ -359,19 +357,16 @@ class StreamSession:
 
     async def _ping(self) -> None:
         """A peer that speaks is alive: only silence is pinged, as a rule by the side that leads."""
-        measured_s = -RTT_EVERY_S
         while True:
-            due_s = min(self._heard_s + self._quiet_s(), measured_s + RTT_EVERY_S)
-            if (left_s := due_s - trio.current_time()) > 0:
+            if (left_s := self._heard_s + self._quiet_s() - trio.current_time()) > 0:
                 # A job may begin meanwhile, and with it the peer is asked sooner.
                 await trio.sleep(min(left_s, limits.PING_EVERY_S))
                 continue
-            measured_s = trio.current_time()
             self._ping_nonce += 1
             self._ping_due = Ping(nonce=self._ping_nonce)
             self._pong_came = trio.Event()
             self._outbox_ready.set()
-            await self._await_pong(measured_s)
+            await self._await_pong(trio.current_time())
 
     def _quiet_s(self) -> float:
         """How long the peer may be silent before it is asked for a sign of life."""
@@ -391,4 +386,3 @@ class StreamSession:
             if self._heard_s == heard_s:
                 self.end("the peer stopped answering", None, abort=True)
                 return
-        self.rtt_s = trio.current_time() - sent_s

@@ -107,11 +107,9 @@ async def test_a_peer_that_is_slow_but_alive_stays(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(limits, "PING_EVERY_S", 0.05)
     monkeypatch.setattr(limits, "PONG_WITHIN_S", 0.3)
     async with pair() as p:
-        await until(lambda: p.near.rtt_s is not None and p.far.rtt_s is not None)
         await trio.sleep(1)
-        assert p.near.lost is None
-        assert p.near.rtt_s is not None
-        assert p.near.rtt_s < 0.3
+        assert max(p.near._ping_nonce, p.far._ping_nonce) > 2
+        assert (p.near.lost, p.far.lost) == (None, None)
 
 
 async def test_an_idle_dispatcher_here_is_not_a_frozen_peer_there(
@@ -175,7 +173,6 @@ async def test_a_dial_ends_when_the_peer_comes_by_itself() -> None:
 async def test_only_silence_is_pinged(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "PING_EVERY_S", 0.1)
     async with pair() as p:
-        await until(lambda: p.near.rtt_s is not None and p.far.rtt_s is not None)
         await trio.sleep(1)
         # One of the two pings, and hearing that the other need not.
         fewer, more = sorted((p.near._ping_nonce, p.far._ping_nonce))
@@ -263,7 +260,6 @@ async def test_a_session_without_jobs_is_kept_alive_at_its_ease(
     monkeypatch.setattr(limits, "PING_EVERY_S", 0.1)
     monkeypatch.setattr(session_module, "IDLE_AFTER_S", 0.2)
     async with pair() as p:
-        await until(lambda: p.near.rtt_s is not None and p.far.rtt_s is not None)
         await trio.sleep(0.5)
         before = p.near._ping_nonce + p.far._ping_nonce
         await trio.sleep(1)
