@@ -267,7 +267,8 @@ class MarketJob:
                 500, "this node can't buy now; see its log", code="node_failed", kind="server_error"
             ) from error
         tap.rest()
-        return outcome, self._ended(outcome, reader, answer.text, called=tap.called)
+        receipt = await trio.to_thread.run_sync(self._save, outcome)  # it waits for the disk
+        return outcome, self._ended(outcome, reader, answer.text, receipt, called=tap.called)
 
     async def _run(self, order: Order, answer: AnyAnswer, watcher: Any) -> Outcome:
         client, job = self._counter.buyer.client, self._job
@@ -292,7 +293,9 @@ class MarketJob:
         assert outcome is not None
         return outcome
 
-    def _ended(self, outcome: Outcome, reader: Reader, text: str, *, called: bool) -> Ended:
+    def _ended(
+        self, outcome: Outcome, reader: Reader, text: str, receipt: str | None, *, called: bool
+    ) -> Ended:
         finish = finish_of(outcome)
         why = self._cancelled or "not done in time"
         failure = outcome.failure or (f"cancelled: {why}" if finish == "cancelled" else "")
@@ -308,7 +311,7 @@ class MarketJob:
             tokens_cached=outcome.segments[0].job.tokens_cached,
             tokens_out=outcome.tokens_out,
             cost_micro=outcome.amount_micro,
-            receipt=self._save(outcome),
+            receipt=receipt,
         )
 
     def _save(self, outcome: Outcome) -> str | None:

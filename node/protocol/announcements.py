@@ -142,6 +142,11 @@ class AnnouncementBook:
         entry = self._entries.get(worker)
         return entry.statement if entry is not None and entry.expires_ms > now_ms else None
 
+    def networks(self, worker: Address, *, now_ms: int) -> frozenset[str] | None:
+        """What `networks_of` says of where a worker last said it is, unless that has expired."""
+        entry = self._entries.get(worker)
+        return entry.networks if entry is not None and entry.expires_ms > now_ms else None
+
     def count(self, model: Hash) -> int:
         """Workers known to sell a model, expired ones not yet swept included."""
         return len(self._entries if model == ANY_MODEL else self._by_model.get(model, ()))

@@ -4,7 +4,7 @@
 """
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, TypeVar
 
 from coincurve import PrivateKey, PublicKey
@@ -118,6 +118,7 @@ def address_of_key(key: bytes) -> Address:
     return address_of_public(PrivateKey(key).public_key.format(compressed=False))
 
 
+@lru_cache(maxsize=4096)
 def checksum(address: Address) -> str:
     """EIP-55 form, for people."""
     text = address.hex()

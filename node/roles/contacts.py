@@ -10,7 +10,7 @@ import trio
 
 from node.errors import PeerError, SessionLost, Unavailable
 from node.protocol import places
-from node.protocol.announcements import ANY_MODEL, networks_of
+from node.protocol.announcements import ANY_MODEL
 from node.protocol.auction_state import Reached
 from node.protocol.fields import Address, Hash
 from node.protocol.frames import OffersWanted
@@ -90,10 +90,13 @@ class Contacts:
 
     def want(self, model: Hash) -> None:
         """Look for workers of a model from now on."""
-        self._used[model] = self._clock.monotonic_s()
         if model in self._wanted:
+            if self._idle(model):
+                self._hints.changed.ring()  # it asks for offers again
+            self._used[model] = self._clock.monotonic_s()
             self._wanted.move_to_end(model)
             return
+        self._used[model] = self._clock.monotonic_s()
         self._wanted[model] = self._clock.monotonic_s()
         if len(self._wanted) > MODELS_MAX:
             del self._used[self._wanted.popitem(last=False)[0]]
@@ -315,8 +318,8 @@ class Contacts:
 
     def _networks(self, workers: Iterable[Address]) -> dict[Address, frozenset[str]]:
         now_ms = self._clock.unix_ms()
-        said = ((worker, self._hints.book.find(worker, now_ms=now_ms)) for worker in workers)
-        return {worker: networks_of(each.addrs) for worker, each in said if each is not None}
+        said = ((worker, self._hints.book.networks(worker, now_ms=now_ms)) for worker in workers)
+        return {worker: networks for worker, networks in said if networks is not None}
 
     def _may_sell(self, worker: Address, model: Hash) -> bool:
         said = self._hints.book.find(worker, now_ms=self._clock.unix_ms())

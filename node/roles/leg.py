@@ -123,19 +123,22 @@ class Leg:
             Unavailable: The chain never answered.
             StoreFailed, CorruptState: Nothing is signed any more.
         """
-        run, ports, terms = self._run, self._buyer.ports, self.candidate.terms.statement
+        run, ports, terms = self._run, self._buyer.ports, self.candidate.terms
         self._request = run.order.request(self._buyer.rng.randbytes(32), run.answer.output)
         award = self._award(self._request)
-        await ports.payer.reserve(
-            job=run.job,
-            attempt=award.attempt,
-            worker=terms.worker,
-            terms=terms,
-            cap_micro=award.cap,
-        )
+        digest = signing.digest(award, ports.domain)
+        signed = signing.sign(award, ports.domain, ports.key)
         opened = False
         try:
-            await self._sign(award)
+            await ports.payer.reserve(
+                job=run.job,
+                attempt=award.attempt,
+                worker=terms.statement.worker,
+                terms=terms.statement,
+                cap_micro=award.cap,
+                beside=lambda: ports.store.save_award(digest=digest, award=signed, terms=terms),
+            )
+            await self._begin(signed, digest)
             opened = True
         finally:
             if not opened:
@@ -219,11 +222,10 @@ class Leg:
             issued_ms=self._buyer.ports.clock.unix_ms(),
         )
 
-    async def _sign(self, award: Award) -> None:
+    async def _begin(self, signed: Signed[Award], digest: Hash) -> None:
+        """Make the purchase of an award that is saved; nothing has left."""
         run, ports, terms = self._run, self._buyer.ports, self.candidate.terms
-        digest = signing.digest(award, ports.domain)
-        signed = signing.sign(award, ports.domain, ports.key)
-        await ports.store.save_award(digest=digest, award=signed, terms=terms)
+        award = signed.statement
         run.check()
         prepay_micro = terms.statement.prepay
         if prepay_micro:

@@ -190,7 +190,7 @@ class Market:
         """Whoever would go on with a job that has a worker (of `out`); to be closed with it."""
         standby = Standby(self, need=need, prefs=prefs, out=out, on_close=self._standbys.discard)
         self._standbys.add(standby)
-        standby.tend()
+        standby.tend(self.live_offers(need.model), self.reached(need.model).workers)
         return standby
 
     def measured(self, report: Report) -> None:
@@ -212,7 +212,8 @@ class Market:
     def open(self, auction: Auction) -> None:
         """Bring it events from now on."""
         self._auctions[id(auction)] = auction
-        self._hints.changed.ring()
+        if auction.prefs.insists_on:
+            self._hints.changed.ring()  # they are dialled at once
 
     def close(self, auction: Auction) -> None:
         """Bring it no more."""
@@ -354,12 +355,17 @@ class Market:
         auctions = tuple(self._auctions.values())
         only = {worker for each in auctions for worker in each.prefs.insists_on}
         self._contacts.tend(nursery, only)
+        # There may be a thousand jobs, of few models: each model is looked at once.
+        models = {each.need.model for each in (*auctions, *self._standbys)}
+        reached = {model: self.reached(model) for model in models}
+        offers = {model: self.live_offers(model) for model in models}
+        for model in models:
+            self._contacts.want(model)
         for auction in auctions:
-            self._contacts.want(auction.need.model)
-            auction.apply(self.reached(auction.need.model))
+            auction.apply(reached[auction.need.model])
         for standby in tuple(self._standbys):
-            self._contacts.want(standby.need.model)
-            standby.tend()
+            model = standby.need.model
+            standby.tend(offers[model], reached[model].workers)
 
     def _tell(self, model: Hash, event: Event) -> None:
         for auction in tuple(self._auctions.values()):

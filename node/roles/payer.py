@@ -5,6 +5,7 @@ when the worker says after a reconnect which voucher it holds.
 """
 
 import math
+from functools import partial
 
 import structlog
 import trio
@@ -34,6 +35,7 @@ from node.roles.outbox import Deliver, Outbox
 from node.roles.payer_book import PayerBook
 from node.roles.ports import Chain, Clock, Inbound, Session
 from node.roles.stores import Duplicate, PayerStore, ReceiptProof
+from node.roles.together import Save, together
 from node.roles.voucher_writer import VoucherWriter
 from node.units import TOKENS_PER_PRICE
 
@@ -142,9 +144,25 @@ class Payer:
             task_status.started()
 
     async def reserve(
-        self, *, job: JobId, attempt: int, worker: Address, terms: Terms, cap_micro: int
+        self,
+        *,
+        job: JobId,
+        attempt: int,
+        worker: Address,
+        terms: Terms,
+        cap_micro: int,
+        beside: Save | None = None,
     ) -> None:
         """Set a segment's cap aside; saved when this returns, so the award may leave.
+
+        Args:
+            job: The job.
+            attempt: Which of its segments.
+            worker: Who is to be paid.
+            terms: What was agreed.
+            cap_micro: Most that the segment may cost.
+            beside: What is to be saved besides before the award leaves, once the cap is granted.
+                If it fails, the cap is still set aside.
 
         Raises:
             WalletError: The deposit, the signer's limit or a pending exit does not allow it.
@@ -163,11 +181,8 @@ class Payer:
         )
         for effect in await self._step_funded(event):
             assert isinstance(effect, SaveReservation)
-            try:
-                await self._book.saved(self._book.store.reserve(effect.reservation, effect.tab))
-            except Duplicate:
-                self._book.step(Release(job=job, attempt=attempt))
-                raise WalletError("this attempt of the job was reserved before") from None
+            save = partial(self._save_reserved, effect)
+            await together(save, *([beside] if beside is not None else []))
 
     async def pay(
         self, *, job: JobId, attempt: int, accepted_micro: int, receipt: Hash | None = None
@@ -344,6 +359,14 @@ class Payer:
             raise Unavailable(self._read_error) from None
         self._read_error = ""
         await self._book.perform(self._book.step(seen))
+
+    async def _save_reserved(self, effect: SaveReservation) -> None:
+        try:
+            await self._book.saved(self._book.store.reserve(effect.reservation, effect.tab))
+        except Duplicate:
+            job, attempt = effect.reservation.ref
+            self._book.step(Release(job=job, attempt=attempt))
+            raise WalletError("this attempt of the job was reserved before") from None
 
     async def _sign_lock(self, lock: SignedLock) -> Signed[Lock]:
         statement = Lock(

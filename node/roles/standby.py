@@ -75,10 +75,13 @@ class Standby:
         )
         return next((bid.worker for bid in ranking if bid.objection is None), None)
 
-    def tend(self) -> None:
-        """Hold the session with somebody who would go on now."""
-        reach = self._desk.reached(self.need.model).workers
-        offers = (each for each in self._desk.live_offers(self.need.model))
+    def tend(self, offers: Collection[Standing], reach: Collection[Address]) -> None:
+        """Hold the session with somebody who would go on now.
+
+        Args:
+            offers: Those for its model that bind.
+            reach: Workers of it with a session.
+        """
         if any(each.terms.worker == self._held and self._fits(each, reach) for each in offers):
             return
         worker = self.worker

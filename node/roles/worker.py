@@ -28,10 +28,10 @@ log = structlog.get_logger("worker")
 AWARDS_PENDING_MAX = 1024
 """Awards being checked or run at once, over all peers: a bound on tasks, above the slots.  Of a
 gateway's thousand streams, two workers have 500 each when the third one dies."""
-AWARDS = Quota(burst=128, per_s=32, overrun_max=1024)
+AWARDS = Quota(burst=limits.JOBS_PER_SESSION_MAX, per_s=32, overrun_max=1024)
 AWARDS_ALL = Quota(burst=1024, per_s=256, overrun_max=0)
 """In awards: a signature check, and with a refusal the signing of fresh terms (0.2 ms).  Those that
-were paid for are given back."""
+were paid for are given back; until then a gateway may well have a session's worth of them."""
 REPLY_S = 5.0
 """How long a refusal may wait for a peer that does not read."""
 PREPAY_S = 2.0

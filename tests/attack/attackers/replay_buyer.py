@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import structlog
+import trio
 
 from node.adapters.store import open_stores
 from node.app import receipts
@@ -19,6 +20,7 @@ from node.app.home import Home
 from node.app.unlock import session_key
 from node.config import Config, load
 from node.errors import NodeError
+from node.protocol import limits
 from tests.attack import replay_matrix as matrix
 from tests.attack import saved
 from tests.attack.attackers.peer import Target, run, say
@@ -77,13 +79,15 @@ class ClientMatrix:
             "forge": kind, "variant": variant, "payer": self._buyer.address.hex(),
             "model": self._model(),
         })  # fmt: skip
+        if kind == "offer" and variant != matrix.OLD_NONCE:
+            await self._nothing_offered()
         bought = await self._buy()
         self._play({})
         fresh = self._forgeries() - forgeries
         assert fresh, f"nothing was forged: {kind}, {variant}: {bought.error}"
         refused = bought.paid_micro <= bought.worth_micro and not self._buyer.payer.halted
         if kind == "offer":
-            # Nothing else was on offer; and of what is sent twice, the newer.
+            # Nothing else is on offer; and of what is sent twice, the newer.
             refused &= bought.outcome is None or variant == matrix.OLD_NONCE
         if kind == "lock release":
             refused &= saved.releases(self._config.home) == releases
@@ -91,6 +95,12 @@ class ClientMatrix:
             refused &= not self._kept(bought) & fresh
         how = bought.error or f"ignored; paid {bought.paid_micro} for {bought.worth_micro}"
         self._cells.append(Cell(place=PLACE, kind=kind, variant=variant, refused=refused, how=how))
+
+    async def _nothing_offered(self) -> None:
+        """Until what the rogue offered before it forged binds no more."""
+        with trio.fail_after(2 * limits.OFFER_LIFE_S):
+            while self._buyer.market.live_offers(bytes.fromhex(self._model())):  # noqa: ASYNC110
+                await trio.sleep(0.1)
 
     def _kept(self, bought: Bought) -> set[bytes]:
         """Signatures of what the client took as evidence."""
