@@ -1,7 +1,7 @@
 """One award of a job at its client, from the reservation of its cap to the last voucher."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 import trio
@@ -13,6 +13,7 @@ from node.protocol.fields import ZERO_HASH, Address, Hash, Signed
 from node.protocol.frames import AwardFrame, VoucherFrame
 from node.protocol.job_client import ClientJob
 from node.protocol.statements import Award, CutoffReason, Tier, Voucher
+from node.roles.hedge_budget import HedgeBudget
 from node.roles.job_run import Attempt, JobRun
 from node.roles.market import Auction, Candidate
 from node.roles.order import send_order
@@ -35,6 +36,7 @@ class Buyer:
     """Named as payer."""
     rng: Random
     """Salts of requests."""
+    hedges: HedgeBudget = field(default_factory=HedgeBudget)
 
 
 class Leg:

@@ -207,6 +207,7 @@ class Relay:
         )
 
     def _send(self, leg: Leg) -> None:
+        self._buyer.hedges.earn()
         self._under_way.append(leg)
         self._nursery.start_soon(leg.run)
 
@@ -237,6 +238,8 @@ class Relay:
         """Award to another worker as well, if one is at hand; the first to accept has the job."""
         run = self._run
         if run.hedges >= HEDGES_MAX or run.cancelled or not self._replaceable():
+            return []
+        if not self._buyer.hedges.spend():
             return []
         auction = self._search(urgent=True)
         candidate: Candidate | None = None

@@ -97,7 +97,7 @@ class Vigil:
             Phase.ENDED: RECEIPT_S,
             Phase.CUT: RECEIPT_S,
         }.get(job.phase, math.inf)
-        return self._stirred_s + limit_s
+        return max(self._stirred_s + limit_s, min(self._excused_s, self._stirred_s + 2 * limit_s))
 
     def overdue(self, job: ClientJob, due_s: float) -> job_client.Event | None:
         """What follows from a wait that ended without a frame; None: go on waiting.
@@ -109,6 +109,10 @@ class Vigil:
         now_s = self._clock.monotonic_s()
         if self.due_s(job) > now_s:
             return None  # something else happened just now
+        if job.phase is not Phase.STREAMING and now_s - due_s > LATE_S:
+            self._excused_s = now_s + LOOK_AGAIN_S
+            if self.due_s(job) > now_s:
+                return None
         match job.phase:
             case Phase.AWARDED:
                 why = f"no acceptance within {ACCEPTANCE_S:g} s"
