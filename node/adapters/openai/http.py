@@ -218,9 +218,11 @@ async def _next(
     line: h11.Connection, stream: trio.abc.Stream, *, within_s: float
 ) -> h11.Event | type[h11.PAUSED]:
     try:
-        with _deadline(within_s):
-            while (event := line.next_event()) is h11.NEED_DATA:
-                line.receive_data(bytes(await stream.receive_some(READ_BYTES)))
+        if (event := line.next_event()) is h11.NEED_DATA:
+            with _deadline(within_s):
+                while event is h11.NEED_DATA:
+                    line.receive_data(bytes(await stream.receive_some(READ_BYTES)))
+                    event = line.next_event()
     except h11.RemoteProtocolError as error:
         raise Unavailable(f"the server speaks no HTTP, or stopped: {_said(error)}") from error
     except (OSError, trio.BrokenResourceError) as error:

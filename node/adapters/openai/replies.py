@@ -55,7 +55,7 @@ def read_json(data: bytes) -> dict[str, Any]:
         Unavailable: It is none.
     """
     try:
-        document = json.loads(data)
+        document = json.loads(data.decode())  # of bytes the module looks for their encoding
     except (ValueError, RecursionError) as error:
         raise Unavailable("the server sends something that is not JSON") from error
     if not isinstance(document, dict):

@@ -14,6 +14,9 @@ CONFIG_BYTES_MAX: Final = 4 * 1024 * 1024
 TEXT_CHARS_MAX: Final = 2 * 1024 * 1024
 MESSAGES_MAX: Final = 4096
 SPECIAL_CHARS_MAX: Final = 256
+COUNTED_MAX: Final = 16_384
+"""Short texts whose number of tokens is remembered; and how long such a text is:"""
+COUNTED_CHARS: Final = 32
 
 
 class Message(TypedDict):
@@ -48,6 +51,7 @@ class ChatText:
         self._tokenizer = _tokenizer(tokenizer)
         self._template = template
         self._special = dict(special)
+        self._counted: dict[str, int] = {}
 
     @classmethod
     def of(cls, files: Mapping[FileRole, bytes]) -> "ChatText":
@@ -141,7 +145,18 @@ class ChatText:
         Raises:
             PeerError: Too long, or the tokenizer fails.
         """
-        return [len(self.encode(text)) for text in texts]
+        return [self._count(text) for text in texts]
+
+    def _count(self, text: str) -> int:
+        """Streams come in pieces of a word or so, and most are words that came before."""
+        if len(text) > COUNTED_CHARS:
+            return len(self.encode(text))
+        count = self._counted.get(text)
+        if count is None:
+            if len(self._counted) >= COUNTED_MAX:
+                self._counted.clear()
+            count = self._counted[text] = len(self.encode(text))
+        return count
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of some ids, without special tokens; an id that is not known has none.
