@@ -356,7 +356,8 @@ class Market:
         only = {worker for each in auctions for worker in each.prefs.insists_on}
         self._contacts.tend(nursery, only)
         # There may be a thousand jobs, of few models: each model is looked at once.
-        models = {each.need.model for each in (*auctions, *self._standbys)}
+        models = {each.need.model for each in auctions}
+        models |= {each.need.model for each in self._standbys}
         reached = {model: self.reached(model) for model in models}
         offers = {model: self.live_offers(model) for model in models}
         for model in models:

@@ -122,8 +122,12 @@ class Segment:
                 self._failure = error
             self._nursery.cancel_scope.cancel()
         self._ports.payee.ended(self.job.digest, earned_micro=self.job.earned_micro)
-        if self._failure is not None:
-            raise self._failure
+        failure, self._failure = self._failure, None
+        try:
+            if failure is not None:
+                raise failure
+        finally:
+            del failure  # it holds the frames that it came through, and the request in them
         return self.job
 
     def drain(self) -> None:

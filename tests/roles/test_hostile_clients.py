@@ -1,5 +1,7 @@
 """Clients that cheat, stall, flood or break rules, against a real worker."""
 
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -7,6 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from node.errors import SessionLost
+from node.protocol.fields import Address
 from node.protocol.frames import (
     AcceptanceFrame,
     Chunk,
@@ -16,8 +19,11 @@ from node.protocol.frames import (
     Refusal,
     Refused,
 )
+from node.protocol.job_worker import WorkerJob
 from node.protocol.logprobs import TokenLogprob
 from node.protocol.statements import Finish
+from node.roles import worker as worker_module
+from node.roles.segment import Segment
 from node.roles.worker import AWARDS
 from tests.roles.job_world import PLAIN, World, bought, world
 from tests.roles.rogues import RogueClient, request_body
@@ -320,3 +326,32 @@ async def test_drained_segments_end_with_a_receipt(clock: MockClock) -> None:
         assert end.finish == Finish.DRAINED
         receipt = (await job.until(ReceiptFrame)).receipt.statement
         assert receipt.tokens_out == len(job.ids)
+
+
+async def test_a_bad_request_goes_with_its_session(
+    clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kept by its own error until garbage is looked for, a few of them were 20 MB."""
+    ended: list[weakref.ref[Segment]] = []
+
+    class Watched(Segment):
+        async def run(self, client: Address) -> WorkerJob:
+            ended.append(weakref.ref(self))
+            return await super().run(client)
+
+    monkeypatch.setattr(worker_module, "Segment", Watched)
+    async with world() as w:
+        await w.sell(1)
+        gc.collect()
+        gc.disable()
+        try:
+            for number in range(5):
+                rogue = await RogueClient.join(w, number=70 + number)
+                job = await rogue.open(request=bytes(2**20))
+                await job.send_request()
+                with pytest.raises(SessionLost):
+                    await job.until(Refusal)
+            await trio.sleep(1)
+            assert [each() for each in ended] == [None] * 5
+        finally:
+            gc.enable()
