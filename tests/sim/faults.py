@@ -60,6 +60,8 @@ class Faults:
                 return
             await trio.sleep(0.02)
         await trio.sleep(0.2 * fault.share)
+        if trio.current_time() >= FAULTS_S:
+            return  # nobody would undo it
         how = ("crash", "cut", "freeze", "stall")[int(fault.share * 1000) % 4]
         self._world.trace.note(node.name, "struck", how)
         await KINDS[how](self, node, fault)
