@@ -19,6 +19,7 @@ from node.roles.market import Auction, Candidate
 from node.roles.order import send_order
 from node.roles.ports import Channel
 from node.roles.purchase import Evidence, Purchase, PurchasePorts
+from node.roles.starting import Starts
 
 
 class NotSent(Unavailable):
@@ -37,6 +38,7 @@ class Buyer:
     rng: Random
     """Salts of requests."""
     hedges: HedgeBudget = field(default_factory=HedgeBudget)
+    starts: Starts = field(default_factory=Starts)
 
 
 class Leg:

@@ -24,6 +24,7 @@ from node.roles.guarantee import await_lock, give_lock
 from node.roles.job_run import JobRun
 from node.roles.leg import Buyer, Leg, NotSent
 from node.roles.market import Auction, Candidate, Market, Report, Standby
+from node.roles.starting import Start
 from node.units import MS_PER_S
 
 log = structlog.get_logger("client")
@@ -51,6 +52,7 @@ class Relay:
         self._buyer = buyer
         self._market = market
         self._nursery = nursery
+        self._start: Start
         self._standby: Standby
         self._under_way: list[Leg] = []
         """Awards that were sent, in order."""
@@ -68,6 +70,8 @@ class Relay:
             NodeError: The payer or the store failed.
         """
         run = self._run
+        with run.cancellable():
+            self._start = await self._buyer.starts.take(self._nursery)
         need = run.order.need()
         self._standby = self._market.standby(need, run.order.preferences, run.out)
         try:
@@ -75,6 +79,7 @@ class Relay:
                 self._passed_on(self.legs[-1])
         finally:
             self._standby.close()
+            self._start.done()
 
     async def settle(self) -> None:
         """Until every award is settled; only the last one's receipt is waited for.
@@ -152,6 +157,8 @@ class Relay:
             if not await self._answered(leg):
                 legs += await self._hedge(leg)
             holder = await self._held(legs)
+            if holder is not None:
+                self._start.done()
             if holder is not None and await self._ended(holder):
                 return holder
 
