@@ -34,6 +34,7 @@ from node.roles.answer import AnyAnswer
 from node.roles.client import Outcome
 from node.roles.job_run import Abandoned
 from node.roles.order import Order
+from node.roles.together import watched
 
 log = structlog.get_logger("gateway")
 
@@ -273,25 +274,13 @@ class MarketJob:
     async def _run(self, order: Order, answer: AnyAnswer, watcher: Any) -> Outcome:
         client, job = self._counter.buyer.client, self._job
         limit_s = self._counter.config.gateway.timeout_s
-        outcome: Outcome | None = None
-        failure: NodeError | None = None
 
         async def watch_time() -> None:
             await trio.sleep(limit_s)
             why = f"not done within {limit_s:g} s (gateway.timeout_s)"
             await client.cancel(CutoffReason.DEADLINE, why, job=job)
 
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(watch_time)
-            try:
-                outcome = await client.run(order, answer, watcher, job=job)
-            except NodeError as error:  # raised again outside, where no group wraps it
-                failure = error
-            nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
-        assert outcome is not None
-        return outcome
+        return await watched(partial(client.run, order, answer, watcher, job=job), watch_time)
 
     def _ended(
         self, outcome: Outcome, reader: Reader, text: str, receipt: str | None, *, called: bool

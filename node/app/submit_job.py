@@ -24,6 +24,7 @@ from node.roles.catalog import ClientModel
 from node.roles.client import Outcome
 from node.roles.job_run import Abandoned
 from node.roles.order import Order
+from node.roles.together import watched
 
 ReadModel = Callable[[ClientModel], Awaitable[Reader]]
 
@@ -135,8 +136,6 @@ async def _run(buyer: Buyer, job: _Job, teller: Teller, stop: Stop, timeout_s: f
         NodeError: There is no answer, not even a part of one.
     """
     job_id = secrets.token_bytes(16)
-    outcome: Outcome | None = None
-    failure: NodeError | None = None
 
     async def watch_stop() -> None:
         await stop.wanted.wait()
@@ -147,18 +146,8 @@ async def _run(buyer: Buyer, job: _Job, teller: Teller, stop: Stop, timeout_s: f
         why = f"not done within {timeout_s:g} s (--timeout)"
         await buyer.client.cancel(CutoffReason.DEADLINE, why, job=job_id)
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(watch_stop)
-        nursery.start_soon(watch_time)
-        try:
-            outcome = await buyer.client.run(job.order, job.answer, teller, job=job_id)
-        except NodeError as error:  # raised again outside, where no group wraps it
-            failure = error
-        nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
-    assert outcome is not None
-    return outcome
+    run = partial(buyer.client.run, job.order, job.answer, teller, job=job_id)
+    return await watched(run, watch_stop, watch_time)
 
 
 def _save(home: Home, outcome: Outcome) -> tuple[str | None, ConfigError | None]:

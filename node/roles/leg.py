@@ -2,9 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from random import Random
-
-import trio
 
 from node.errors import NodeError, Unavailable
 from node.protocol import chain_hash, job_client, signing
@@ -20,6 +19,7 @@ from node.roles.order import send_order
 from node.roles.ports import Channel
 from node.roles.purchase import Evidence, Purchase, PurchasePorts
 from node.roles.starting import Starts
+from node.roles.together import watched
 
 
 class NotSent(Unavailable):
@@ -258,23 +258,12 @@ class Leg:
 
     async def _buy(self) -> None:
         purchase, channel = self._purchase, self._channel
-        failure: NodeError | None = None
+        frame = AwardFrame(job=self._run.job, award=purchase.evidence.award, voucher=self._prepaid)
         try:
-            async with trio.open_nursery() as nursery:
-                # Beside the purchase: a refusal may come before the request is out.
-                frame = AwardFrame(
-                    job=self._run.job, award=purchase.evidence.award, voucher=self._prepaid
-                )
-                nursery.start_soon(send_order, channel, frame, self._request)
-                try:
-                    await purchase.run()
-                except NodeError as error:  # raised again outside, where no group wraps it
-                    failure = error
-                nursery.cancel_scope.cancel()
+            # Beside the purchase: a refusal may come before the request is out.
+            await watched(purchase.run, partial(send_order, channel, frame, self._request))
         finally:
             channel.close()
-        if failure is not None:
-            raise failure
 
     def _now_s(self) -> float:
         return self._buyer.ports.clock.monotonic_s()
