@@ -19,6 +19,7 @@ from typing import assert_never
 from node.protocol import auction_asking, choice
 from node.protocol.auction_record import (
     BIDS_KEPT_MAX,
+    LOST,
     REFUSALS_KEPT_MAX,
     AuctionRecord,
     NoBid,
@@ -55,8 +56,6 @@ from node.protocol.scoring import (
     newcomers_refused,
     price_micro,
 )
-
-LOST = "LOST"
 
 
 def start(

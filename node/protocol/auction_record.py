@@ -35,6 +35,10 @@ class Weighed:
         return self.standing.terms.worker
 
 
+LOST = "LOST"
+"""In place of a refusal's code: the worker had the award, or could not be sent it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NoBid:
     """A worker that did not bid on the ask, or did not accept the award."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from node.protocol.announcements import crowds
-from node.protocol.auction_record import BIDS_KEPT_MAX, NoBid, Weighed
+from node.protocol.auction_record import BIDS_KEPT_MAX, LOST, NoBid, Weighed
 from node.protocol.fields import Address
 from node.protocol.objections import objection
 from node.protocol.offers import Standing
@@ -167,13 +167,20 @@ def why_nobody(ranking: tuple[Weighed, ...], *, refusals: tuple[NoBid, ...], ask
     if ranking:
         nearest = ranking[0]
         parts.append(f"none of {_count(len(ranking), 'bid')} met the limits ({nearest.objection})")
-    if refusals:
-        codes = Counter(each.code for each in refusals)
-        counted = ", ".join(f"{code} {count}×" for code, count in codes.most_common(4))
-        parts.append(f"refused: {counted}")
+    refused = Counter(each.code for each in refusals if each.code != LOST)
+    lost = Counter(each.detail or "left" for each in refusals if each.code == LOST)
+    parts += [
+        f"{how}: {_counted(found)}"
+        for how, found in (("refused", refused), ("lost", lost))
+        if found
+    ]
     if not parts:
         parts.append(f"{_count(asked, 'worker')} asked, none answered")
     return "; ".join(parts)
+
+
+def _counted(found: Counter[str]) -> str:
+    return ", ".join(f"{what} {count}×" for what, count in found.most_common(4))
 
 
 def _kept(ranking: tuple[Weighed, ...], won: Weighed) -> tuple[Weighed, ...]:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from node.protocol import auction, limits
-from node.protocol.auction_record import BIDS_KEPT_MAX
+from node.protocol.auction_record import BIDS_KEPT_MAX, LOST, NoBid
 from node.protocol.auction_state import (
     AwardLost,
     AwardRefused,
@@ -29,7 +29,7 @@ from node.protocol.auction_state import (
     Step,
     Tick,
 )
-from node.protocol.choice import Choice
+from node.protocol.choice import Choice, why_nobody
 from node.protocol.fields import Address
 from node.protocol.frames import Refused
 from node.protocol.objections import objection
@@ -702,3 +702,10 @@ def test_the_same_events_give_the_same_auction(
         one.feed(*step)
         two.feed(*step)
     assert one.held.effects == two.held.effects
+
+
+def test_who_had_the_award_and_failed_is_told_with_the_reason() -> None:
+    lost = NoBid(worker=bytes(20), subject="award", code=LOST, detail="the connection was lost")
+    busy = NoBid(worker=bytes(20), subject="ask", code="BUSY", detail="")
+    told = why_nobody((), refusals=(busy, lost, lost), asked=2)
+    assert told == "refused: BUSY 1×; lost: the connection was lost 2×"
