@@ -129,7 +129,6 @@ class Client:
         )
         self._runs.add(run)  # from here on `cancel` finds it
         try:
-            await self._ports.store.begin_job(job=job, model=order.model, at_ms=self._unix_ms())
             return await self._run(run)
         finally:
             self._runs.discard(run)
@@ -141,6 +140,8 @@ class Client:
         except NodeError as error:
             # While all of this node ends, the reason is not this one.
             await trio.lowlevel.checkpoint_if_cancelled()
+            if run.unkept is not None:  # there is nothing to note it in, or it is another job's
+                raise run.unkept from error
             await self._failed(run, str(error))
             raise
 
@@ -163,6 +164,7 @@ class Client:
         """Have it delivered and paid for."""
         failure: NodeError | None = None
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._keep, run)
             relay = Relay(run, buyer=self._buyer, market=self._market, nursery=nursery)
             try:
                 await relay.deliver()
@@ -173,6 +175,17 @@ class Client:
         if failure is not None:
             raise failure
         return relay
+
+    async def _keep(self, run: JobRun) -> None:
+        """Save that the job was begun: beside its auction, and before its first award leaves."""
+        with trio.CancelScope(shield=True):
+            try:
+                await self._ports.store.begin_job(
+                    job=run.job, model=run.order.model, at_ms=self._unix_ms()
+                )
+            except NodeError as error:
+                run.unkept = error
+            run.kept.set()
 
     async def _seal(self, run: JobRun, relay: Relay) -> Outcome:
         """Seal what happened, and keep it."""

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import trio
 
-from node.errors import PeerError, Unavailable
+from node.errors import NodeError, PeerError, Unavailable
 from node.protocol.auction_record import AuctionRecord
 from node.protocol.fields import Address, JobId, Signed
 from node.protocol.frames import Refusal
@@ -89,6 +89,9 @@ class JobRun:
     """Output tokens of the segments that have ended."""
     attempts: int = 0
     """Numbers given to awards: none is used twice."""
+    kept: trio.Event = field(default_factory=trio.Event)
+    """The store knows of the job, or won't:"""
+    unkept: NodeError | None = None
     hedges: int = 0
     spent_micro: int = 0
     """What ended attempts cost, whatever came of them."""
@@ -117,6 +120,16 @@ class JobRun:
         """
         if self.cancelled:
             raise Abandoned(self.cancelled)
+
+    async def wait_kept(self) -> None:
+        """Return once the store knows of the job.
+
+        Raises:
+            NodeError: It can't be kept.
+        """
+        await self.kept.wait()
+        if self.unkept is not None:
+            raise self.unkept
 
     @contextmanager
     def cancellable(self) -> Iterator[None]:

@@ -19,7 +19,7 @@ from node.roles.order import send_order
 from node.roles.ports import Channel
 from node.roles.purchase import Evidence, Purchase, PurchasePorts
 from node.roles.starting import Starts
-from node.roles.together import watched
+from node.roles.together import together, watched
 
 
 class NotSent(Unavailable):
@@ -132,6 +132,7 @@ class Leg:
         award = self._award(self._request)
         digest = signing.digest(award, ports.domain)
         signed = signing.sign(award, ports.domain, ports.key)
+        save = partial(ports.store.save_award, digest=digest, award=signed, terms=terms)
         opened = False
         try:
             await ports.payer.reserve(
@@ -140,7 +141,7 @@ class Leg:
                 worker=terms.statement.worker,
                 terms=terms.statement,
                 cap_micro=award.cap,
-                beside=lambda: ports.store.save_award(digest=digest, award=signed, terms=terms),
+                beside=partial(together, save, run.wait_kept),
             )
             await self._begin(signed, digest)
             opened = True

@@ -9,10 +9,12 @@ from trio.testing import MockClock
 
 from devnet.misbehave import KINDS
 from node.protocol.fields import Signed
+from node.protocol.frames import AwardFrame
 from node.protocol.statements import Acceptance, CutoffReason, Finish, Voucher
 from node.protocol.transcript_verify import verify
 from node.roles.client import Outcome
 from node.roles.generation import EngineLoad
+from node.roles.stores import Duplicate, JobState
 from node.roles.worker import AWARDS
 from tests.roles.job_world import ScriptedEngine, Watch, answer, bought, order, world
 
@@ -264,3 +266,20 @@ async def test_output_is_shown_while_the_acceptance_is_saved_and_nothing_is_paid
         assert outcome.failure == ""
         assert len(reply.ids) == 41
         assert kept == [outcome.attempt.evidence.acceptance]
+
+
+async def test_a_job_id_is_not_bought_under_twice() -> None:
+    async with world() as w:
+        await w.sell(1)
+        client = await w.buy()
+        the_order, job = order(), bytes(15) + b"\7"
+        await client.run(the_order, answer(the_order, []), Watch(), job=job)
+        [session] = w.client_transport.sessions().values()
+        awards = sum(isinstance(frame, AwardFrame) for frame in session.sent)
+        with pytest.raises(Duplicate):
+            await client.run(the_order, answer(the_order, []), Watch(), job=job)
+        assert sum(isinstance(frame, AwardFrame) for frame in session.sent) == awards
+        row = await w.stores[-1].client.job(job)
+        assert row is not None
+        assert row.state is JobState.DONE
+        assert not w.payer.reservations
