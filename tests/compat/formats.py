@@ -77,7 +77,7 @@ def embeddings(target: Target) -> str:
     try:
         client_of(target).embeddings.create(model=target.model, input=PROMPT)
     except openai.BadRequestError as error:
-        expect((error.status_code, error.param) == (400, "model"), error.body)
+        expect((error.status_code, error.param) == (400, "input"), error.body)
         return REFUSED
     raise AssertionError("an embedding was sold")
 
