@@ -104,6 +104,12 @@ class Guard:
         # h11 looks at the size of headers only while they are incomplete.
         if sum(len(name) + len(value) for name, value in scope["headers"]) > HEADER_BYTES_MAX:
             raise ApiError(431, "the headers are too long", code="headers_too_large")
+        names = {name for name, _ in scope["headers"]}
+        if {b"content-length", b"transfer-encoding"} <= names:
+            # RFC 9112, 6.1: an attempt at smuggling, or a body that won't end as its sender thinks.
+            raise ApiError(
+                400, "a body has a Content-Length or is chunked, not both", code="bad_request"
+            )
         host = header(scope, b"host")
         if host is None or not self._is_ours(host):
             raise ApiError(
@@ -111,7 +117,7 @@ class Guard:
                 code="host_not_allowed",
             )  # fmt: skip
         origin = ""
-        if any(name == b"origin" for name, _ in scope["headers"]):
+        if b"origin" in names:
             origin = header(scope, b"origin") or "null"
             if origin not in self._origins:
                 raise ApiError(

@@ -124,6 +124,16 @@ async def test_chunks_without_an_end_are_refused(gate: Open) -> None:
         assert (await response(stream))[0] == 413
 
 
+async def test_a_body_of_two_lengths_is_refused_at_once(gate: Open) -> None:
+    head = ASK.replace(b"Content-Length", b"Transfer-Encoding: chunked\r\nContent-Length")
+    async with await gate.connect() as stream:
+        await stream.send_all(head)
+        with trio.fail_after(5):
+            status, body = await response(stream)
+    assert (status, json.loads(body)["error"]["code"]) == (400, "bad_request")
+    assert not gate.w.desk.asks
+
+
 @pytest.mark.parametrize(
     "data",
     [
