@@ -368,6 +368,8 @@ _POSITIVE = {
     "client.workers_max", "client.job_cap_micro", "client.silence_s", "gateway.requests_max",
     "gateway.body_bytes_max", "gateway.max_tokens", "gateway.timeout_s",
 }  # fmt: skip
+_URLS = {"engine.url": False, "gateway.upstream": False, "chain.rpc_url": True}
+"""And whether one is needed."""
 _CHOICES = {"engine.kind": ("auto", "onnx", "openai"), "engine.tier": ("auto", "text")}
 _NUMBER_MAX = 2**53
 """Larger integers lose digits in JSON readers; a price of the protocol is no larger either."""
@@ -387,11 +389,7 @@ def _check(name: str, value: Any) -> None:
         raise ValueError(f"must be one of {', '.join(_CHOICES[name])}, not {value!r}")
     if name == "gateway.port" and value > 65_535:
         raise ValueError(f"is out of range: {value}")
-    if (
-        name in ("engine.url", "gateway.upstream")
-        and value
-        and not value.startswith(("http://", "https://"))
-    ):
+    if name in _URLS and (value or _URLS[name]) and not value.startswith(("http://", "https://")):
         raise ValueError(f"must be an http or https address, not {value!r}")
     if name == "engine.models" and not all(all(each.partition("=")[::2]) for each in value):
         raise ValueError("must be a list of NAME=PATH")
@@ -400,8 +398,6 @@ def _check(name: str, value: Any) -> None:
         for each in value
     ):
         raise ValueError("must be a list of MODEL=NAME, or NAME")
-    if name == "chain.rpc_url" and not value.startswith(("http://", "https://")):
-        raise ValueError(f"must be an http or https address, not {value!r}")
     for text in value if isinstance(value, tuple) else (value,):
         if name in _ADDRESSES and text and not _ADDRESS.fullmatch(text):
             raise ValueError(f"must be 0x and 40 hex digits, not {text!r}")

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from node.adapters.chain.rpc import EndpointHealth
+from node.adapters.chain.endpoint import EndpointHealth
 from node.adapters.chain.wallet import Done
 from node.roles.transactions import Transaction
 from node.units import format_micro

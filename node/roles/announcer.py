@@ -92,7 +92,7 @@ class Announcer:
         models = [each.model for each in what.models]
         for model in models:
             self._hints.follow(model)  # to know how many there are, and to tell others
-        topics = [(self._hints.book.count(m), self._hints.heard_per_s(m)) for m in models]
+        topics = [(self._hints.book.count(m), self._hints.loudness.per_s(m)) for m in models]
         last_s = self._last_s
         each_s = (interval_s(n, last_s=last_s, heard_per_s=heard) for n, heard in topics)
         self._last_s = max(each_s, default=interval_s(1))

@@ -20,6 +20,7 @@ from node.protocol.frames import Announcements, AnnouncementsWanted
 from node.protocol.signing import checksum
 from node.protocol.statements import Announcement
 from node.roles.dispatch import Handlers
+from node.roles.loudness import Loudness
 from node.roles.ports import Clock, Discovery, Inbound, Session, Transport
 from node.roles.pulse import Pulse
 from node.roles.quotas import Quota, Quotas
@@ -39,8 +40,6 @@ AMPLE_WORKERS = 64
 EXCHANGE_PEERS = 3
 FIND_EVERY_S = 60.0
 """While fewer than `AMPLE_WORKERS` are known: each look-up ends at the same ten peers."""
-HEARD_WINDOW_S = 600.0
-HEARD_MAX = 1024
 NEWCOMERS_MAX = 64
 BOOTSTRAP_MAX = 64
 BOOTSTRAP_RETRY_S = (0.5, 60.0)
@@ -100,11 +99,11 @@ class Hints:
         self._greeted: dict[Address, Session] = {}
         self._checks = Quotas(CHECKS, total=CHECKS_ALL)
         self._replies = Quotas(REPLIES, total=REPLIES_ALL)
-        self._heard: dict[Hash, deque[float]] = {}
-        """Per followed model, when gossip lately brought news of it."""
         self._newcomers: deque[tuple[Address, Hash]] = deque(maxlen=NEWCOMERS_MAX)
         self._own: Signed[Announcement] | None = None
         self._nursery: trio.Nursery | None = None
+        self.loudness = Loudness(clock)
+        """Of the models that are followed."""
         self.book = AnnouncementBook(domain)
         self.changed = Pulse()
         """Rings when there may be new leads, or when a search has ended."""
@@ -167,7 +166,7 @@ class Hints:
         if len(self._followed) >= FOLLOWED_MAX:
             gone = next(iter(self._followed))
             self._followed.pop(gone)
-            self._heard.pop(gone, None)
+            self.loudness.forget(gone)
         self._followed[model] = None
         self._followed_more.ring()
         if self._nursery is not None:
@@ -201,16 +200,6 @@ class Hints:
         """Where one worker says it is."""
         known = self.book.find(worker, now_ms=self._clock.unix_ms())
         return None if known is None else Lead(worker=worker, addrs=known.addrs)
-
-    def heard_per_s(self, model: Hash) -> float:
-        """Announcements of a model that gossip brought lately: 0 while too few came to tell."""
-        times = self._heard.get(model)
-        if not times:
-            return 0.0
-        now_s = self._clock.monotonic_s()
-        while times and times[0] < now_s - HEARD_WINDOW_S:
-            times.popleft()
-        return len(times) / HEARD_WINDOW_S
 
     def newcomers(self) -> tuple[tuple[Address, Hash], ...]:
         """Workers, with a model of theirs each, that were not known at the last call."""
@@ -346,13 +335,9 @@ class Hints:
             except PeerError:
                 continue  # gossip as a whole is over its quota; nobody in particular to blame
             if news:
-                self._note_heard(signed.statement)
-
-    def _note_heard(self, said: Announcement) -> None:
-        for each in said.models:
-            if each.model in self._followed:
-                times = self._heard.setdefault(each.model, deque(maxlen=HEARD_MAX))
-                times.append(self._clock.monotonic_s())
+                for each in signed.statement.models:
+                    if each.model in self._followed:
+                        self.loudness.note(each.model)
 
     async def _keep_finding(self, discovery: Discovery) -> None:
         while True:

@@ -12,7 +12,8 @@ from typing import Any
 import trio
 
 from node.adapters.chain.abi import selector
-from node.adapters.chain.rpc import Call, Check, EndpointFailure, Rpc, RpcFault
+from node.adapters.chain.endpoint import EndpointFailure
+from node.adapters.chain.rpc import Call, Check, Rpc, RpcFault
 from node.errors import Unavailable
 from node.roles.transactions import Log
 from tests.sim.chain import Block, Chain, Receipt, Tx

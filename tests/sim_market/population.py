@@ -22,7 +22,7 @@ from node.protocol.announcements import (
 from node.protocol.fields import Address, Signed
 from node.protocol.scoring import estimate
 from node.protocol.statements import AnnouncedModel, Announcement, Tier
-from node.roles import contacts, hints
+from node.roles import contacts, hints, loudness
 from tests.sim_market.costs import DOMAIN
 from tests.sim_market.parties import MODEL, PREFS, START_MS, Client, Clock, Worker
 from tests.sim_market.world import Heap, Jobs
@@ -107,7 +107,7 @@ class Population:
         self.flow = Flow()
         self.opened: dict[tuple[int, Address], float] = {}
         self.announced = self.announced_new = 0
-        self.heard: deque[float] = deque(maxlen=hints.HEARD_MAX)
+        self.heard: deque[float] = deque(maxlen=loudness.HEARD_MAX)
         """When announcements were made: what everybody's topic carried."""
         self.joined = 0
         self.pushed: dict[int, int] = {}
@@ -199,12 +199,12 @@ class Population:
         self.announced_new += self.jobs.measuring and worker.address in self.by_address
         book = self.own_books.get(worker.address, self.book)
         # Who has not listened for the whole window counts from zero, as the others did.
-        listened_s = min(self.clock.now_s - worker.joined_s, hints.HEARD_WINDOW_S)
+        listened_s = min(self.clock.now_s - worker.joined_s, loudness.HEARD_WINDOW_S)
         heard = sum(at_s > self.clock.now_s - listened_s for at_s in self.heard)
         regular_s = interval_s(
             max(book.count(MODEL), 1),
             last_s=last_s,
-            heard_per_s=heard / hints.HEARD_WINDOW_S,
+            heard_per_s=heard / loudness.HEARD_WINDOW_S,
         )
         signed = self.announcement(worker, regular_s)
         self.heap.after(self.rng.uniform(*GOSSIP_S), partial(self.hear, signed))

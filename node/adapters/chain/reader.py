@@ -7,7 +7,8 @@ from functools import partial
 from typing import Any, Final
 
 from node.adapters.chain.abi import call_data, quantity, words
-from node.adapters.chain.rpc import Call, EndpointFailure, Rpc
+from node.adapters.chain.endpoint import EndpointFailure
+from node.adapters.chain.rpc import Call, Rpc
 from node.errors import Unavailable
 from node.protocol.fields import Address, Hash
 from node.roles.ports import Account, ChainView, LockState

@@ -211,9 +211,8 @@ def _check_size(size: int) -> None:
 
 
 def _range(*limits: int) -> range:
-    made = range(*limits)
-    _check_size(len(made))
-    return made
+    _check_size(len(range(*limits)))
+    return range(*limits)
 
 
 def _tojson(value: Any, indent: int | None = None, ensure_ascii: bool = False, **_: Any) -> str:
@@ -226,11 +225,10 @@ def _tojson(value: Any, indent: int | None = None, ensure_ascii: bool = False, *
 def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
     margin = width if isinstance(width, str) else " " * min(max(int(width), 0), 64)
     _check_size(len(margin) * (text.count("\n") + 1) + len(text))
-    lines = text.splitlines()
-    shown = [margin + line if line or blank else line for line in lines]
-    if lines and not first:
-        shown[0] = lines[0]
-    return "\n".join(shown)
+    return "\n".join(
+        margin + line if (line or blank) and (first or number) else line
+        for number, line in enumerate(text.splitlines())
+    )
 
 
 def _check_operator(operator: str, left: Any, right: Any) -> None:
