@@ -268,7 +268,8 @@ class MarketJob:
                 500, "this node can't buy now; see its log", code="node_failed", kind="server_error"
             ) from error
         tap.rest()
-        receipt = await trio.to_thread.run_sync(self._save, outcome)  # it waits for the disk
+        with trio.CancelScope(shield=True):  # it is paid for
+            receipt = await trio.to_thread.run_sync(self._save, outcome)  # it waits for the disk
         return outcome, self._ended(outcome, reader, answer.text, receipt, called=tap.called)
 
     async def _run(self, order: Order, answer: AnyAnswer, watcher: Any) -> Outcome:

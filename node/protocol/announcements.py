@@ -38,8 +38,8 @@ TTL_INTERVALS = 2
 EARLY_PAUSES_S = (2.0, 10.0)
 """After its first announcements a worker waits so long: gossip's mesh is still forming."""
 MESH_FORMED = 4
-"""With so many peers in the mesh one announcement is enough: on a large topic the repeats of those
-who just came would be more than all others.  GossipSub looks for more peers below this."""
+"""With so many peers in the mesh one repeat is enough: on a large topic those of workers that just
+came would be more than all others.  GossipSub looks for more peers below this."""
 ANY_MODEL = ZERO_HASH
 """In `AnnouncementsWanted`: workers of whatever model."""
 

@@ -73,7 +73,7 @@ class Announcer:
 
     async def run(self) -> None:
         """Announce until cancelled; `Hints.run` must be running."""
-        early = iter(EARLY_PAUSES_S)
+        early, repeated = iter(EARLY_PAUSES_S), False
         async with trio.open_nursery() as nursery:
             if self._discovery is not None:
                 nursery.start_soon(self._keep_providing, self._discovery)
@@ -84,7 +84,9 @@ class Announcer:
                     continue
                 regular_s = self._interval_s(what)
                 reached = await self._hints.tell(self._announcement(what, regular_s))
-                pause_s = regular_s if reached >= MESH_FORMED else next(early, regular_s)
+                # Once anyway: the first few peers may be anybody's.
+                formed = repeated and reached >= MESH_FORMED
+                pause_s, repeated = regular_s if formed else next(early, regular_s), True
                 wait_s = min(pause_s, regular_s) * self._rng.uniform(0.9, 1.1)
                 await self.changed.wait_at_most(wait_s)
 

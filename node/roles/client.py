@@ -21,7 +21,7 @@ from node.roles.payer import Payer
 from node.roles.ports import Transport
 from node.roles.purchase import PurchasePorts
 from node.roles.relay import Relay
-from node.roles.stores import JobState
+from node.roles.stores import Duplicate, JobState
 
 log = structlog.get_logger("client")
 
@@ -95,7 +95,7 @@ class Client:
         self._payer = payer
         self._buyer = Buyer(ports=ports, client=transport.address, account=payer_account, rng=rng)
         self._rng = rng
-        self._runs: set[JobRun] = set()
+        self._runs: dict[JobId, JobRun] = {}
 
     async def run(
         self, order: Order, answer: AnyAnswer, watcher: Watcher, *, job: JobId | None = None
@@ -127,11 +127,13 @@ class Client:
             seed=seed,
             began_s=self._ports.clock.monotonic_s(),
         )
-        self._runs.add(run)  # from here on `cancel` finds it
+        if job in self._runs:
+            raise Duplicate("a job with this id is under way")
+        self._runs[job] = run  # from here on `cancel` finds it
         try:
             return await self._run(run)
         finally:
-            self._runs.discard(run)
+            del self._runs[job]
             answer.close()
 
     async def _run(self, run: JobRun) -> Outcome:
@@ -141,13 +143,13 @@ class Client:
             # While all of this node ends, the reason is not this one.
             await trio.lowlevel.checkpoint_if_cancelled()
             if run.unkept is not None:  # there is nothing to note it in, or it is another job's
-                raise run.unkept from error
+                raise run.unkept from (None if error is run.unkept else error)
             await self._failed(run, str(error))
             raise
 
     async def cancel(self, reason: CutoffReason, why: str, *, job: JobId | None = None) -> None:
         """Cut off a job, or every job under way: what was delivered is paid, kept and proven."""
-        for run in [run for run in self._runs if job in (None, run.job)]:
+        for run in [run for run in self._runs.values() if job in (None, run.job)]:
             await run.cancel(reason, why)
 
     async def recover(self) -> None:
@@ -172,8 +174,11 @@ class Client:
             except NodeError as error:  # raised again outside, where no group wraps it
                 failure = error
                 nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+        try:
+            if failure is not None:
+                raise failure
+        finally:
+            del failure  # it holds its frames, and the prompt in them
         return relay
 
     async def _keep(self, run: JobRun) -> None:

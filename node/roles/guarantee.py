@@ -63,10 +63,15 @@ async def give_lock(
     return lock
 
 
-async def await_lock(payer: Payer, lock: Lock) -> bool:
-    """Whether the escrow shows the lock, at its finality depth, in time."""
+async def await_lock(payer: Payer, lock: Lock, session: Session) -> bool:
+    """Whether the escrow shows the lock, at its finality depth, in time.
+
+    Who has it sends it in: with a worker that left nothing is waited for.
+    """
     with trio.move_on_after(LANDS_WITHIN_S):
         while payer.locked_micro(lock.payee) < lock.total:
+            if session.lost is not None:
+                return False
             await trio.sleep(LOOK_EVERY_S)
             try:
                 await payer.refresh()

@@ -19,13 +19,18 @@ class HedgeBudget:
     def __init__(self) -> None:
         self._left = SAVED_MAX
 
+    @property
+    def empty(self) -> bool:
+        """There is no hedge to be had."""
+        return self._left < 1
+
     def earn(self) -> None:
         """An award has left."""
         self._left = min(self._left + SHARE, SAVED_MAX)
 
     def spend(self) -> bool:
         """Whether there is a hedge to be had; it is taken."""
-        if self._left < 1:
+        if self.empty:
             return False
         self._left -= 1
         return True

@@ -19,7 +19,7 @@ from node.roles.order import send_order
 from node.roles.ports import Channel
 from node.roles.purchase import Evidence, Purchase, PurchasePorts
 from node.roles.starting import Starts
-from node.roles.together import together, watched
+from node.roles.together import watched
 
 
 class NotSent(Unavailable):
@@ -133,16 +133,16 @@ class Leg:
         digest = signing.digest(award, ports.domain)
         signed = signing.sign(award, ports.domain, ports.key)
         save = partial(ports.store.save_award, digest=digest, award=signed, terms=terms)
+        await ports.payer.reserve(
+            job=run.job,
+            attempt=award.attempt,
+            worker=terms.statement.worker,
+            terms=terms.statement,
+            cap_micro=award.cap,
+            beside=(save, run.wait_kept),
+        )
         opened = False
         try:
-            await ports.payer.reserve(
-                job=run.job,
-                attempt=award.attempt,
-                worker=terms.statement.worker,
-                terms=terms.statement,
-                cap_micro=award.cap,
-                beside=partial(together, save, run.wait_kept),
-            )
             await self._begin(signed, digest)
             opened = True
         finally:

@@ -358,10 +358,10 @@ class Market:
         # There may be a thousand jobs, of few models: each model is looked at once.
         models = {each.need.model for each in auctions}
         models |= {each.need.model for each in self._standbys}
-        reached = {model: self.reached(model) for model in models}
-        offers = {model: self.live_offers(model) for model in models}
         for model in models:
             self._contacts.want(model)
+        reached = {model: self.reached(model) for model in models}
+        offers = {model: self.live_offers(model) for model in models}
         for auction in auctions:
             auction.apply(reached[auction.need.model])
         for standby in tuple(self._standbys):

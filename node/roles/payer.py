@@ -5,6 +5,7 @@ when the worker says after a reconnect which voucher it holds.
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import structlog
@@ -151,7 +152,7 @@ class Payer:
         worker: Address,
         terms: Terms,
         cap_micro: int,
-        beside: Save | None = None,
+        beside: Sequence[Save] = (),
     ) -> None:
         """Set a segment's cap aside; saved when this returns, so the award may leave.
 
@@ -161,8 +162,8 @@ class Payer:
             worker: Who is to be paid.
             terms: What was agreed.
             cap_micro: Most that the segment may cost.
-            beside: What is to be saved besides before the award leaves, once the cap is granted.
-                If it fails, the cap is still set aside.
+            beside: What is to be saved besides before the award leaves, once the cap is granted;
+                if any of it fails, nothing stays set aside.
 
         Raises:
             WalletError: The deposit, the signer's limit or a pending exit does not allow it.
@@ -181,8 +182,11 @@ class Payer:
         )
         for effect in await self._step_funded(event):
             assert isinstance(effect, SaveReservation)
-            save = partial(self._save_reserved, effect)
-            await together(save, *([beside] if beside is not None else []))
+            try:
+                await together(partial(self._save_reserved, effect), *beside)
+            except BaseException:
+                await self.release(job=job, attempt=attempt)
+                raise
 
     async def pay(
         self, *, job: JobId, attempt: int, accepted_micro: int, receipt: Hash | None = None

@@ -8,6 +8,7 @@ Awards settle beside what follows them: nobody waits for the receipt of a worker
 """
 
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 
 import structlog
@@ -33,6 +34,8 @@ HEDGES_MAX = 3
 """Awards beside another one, in a job: each sets its cap aside as well."""
 HEDGE_FIND_S = 0.3
 """A hedge is for who has offers at hand; nobody is asked."""
+AT_HAND_S = 1.0
+"""So long an auction takes that finds somebody: offers at hand, or an ask and its answers."""
 FREED_S = 2.0
 """How long a continuation waits until the award before it needs its cap no more."""
 
@@ -71,14 +74,13 @@ class Relay:
         """
         run = self._run
         with run.cancellable():
-            self._start = await self._buyer.starts.take(self._nursery)
-        need = run.order.need()
-        self._standby = self._market.standby(need, run.order.preferences, run.out)
+            self._start = await self._buyer.starts.take(run.order.model, self._nursery)
         try:
-            while await self._next_leg():
-                self._passed_on(self.legs[-1])
+            standby = self._market.standby(run.order.need(), run.order.preferences, run.out)
+            with closing(standby) as self._standby:
+                while await self._next_leg():
+                    self._passed_on(self.legs[-1])
         finally:
-            self._standby.close()
             self._start.done()
 
     async def settle(self) -> None:
@@ -166,7 +168,7 @@ class Relay:
         run = self._run
         while True:
             with run.cancellable():
-                candidate = await auction.next()
+                candidate = await self._next(auction)
             objection = run.objection(candidate, escrow=self._buyer.ports.domain.escrow)
             if self._was_asked(candidate):
                 objection = "was asked beside another one"
@@ -174,6 +176,13 @@ class Relay:
                 run.watcher.awarded(candidate, auction.record())
                 return candidate
             auction.lost(candidate, objection, failed=False)
+
+    async def _next(self, auction: Auction) -> Candidate:
+        """Whoever is waited for is no reason to begin no other job."""
+        with trio.move_on_after(AT_HAND_S):
+            return await auction.next()
+        self._start.done()
+        return await auction.next()
 
     def _was_asked(self, candidate: Candidate) -> bool:
         """Another auction, for a hedge, gave it the job: it has the award, and did not refuse."""
@@ -200,6 +209,7 @@ class Relay:
         except NodeError:
             self._market.turned_down(candidate, None, its_fault=False)
             raise
+        self._buyer.hedges.earn()
         self._send(leg)
         return leg
 
@@ -214,7 +224,6 @@ class Relay:
         )
 
     def _send(self, leg: Leg) -> None:
-        self._buyer.hedges.earn()
         self._under_way.append(leg)
         self._nursery.start_soon(leg.run)
 
@@ -246,7 +255,7 @@ class Relay:
         run = self._run
         if run.hedges >= HEDGES_MAX or run.cancelled or not self._replaceable():
             return []
-        if not self._buyer.hedges.spend():
+        if self._buyer.hedges.empty:
             return []
         auction = self._search(urgent=True)
         candidate: Candidate | None = None
@@ -258,11 +267,12 @@ class Relay:
         if candidate is None:
             return []
         leg = self._leg(auction, candidate)
-        escrow = self._buyer.ports.domain.escrow
-        objection = run.objection(candidate, escrow=escrow)
+        objection = run.objection(candidate, escrow=self._buyer.ports.domain.escrow)
         try:
             if objection or candidate.terms.statement.prepay:
                 raise NotSent(objection or "asks for an advance")
+            if not self._buyer.hedges.spend():
+                raise NotSent("enough hedges are under way")
             await leg.open()
         except (Unavailable, WalletError) as error:
             auction.lost(candidate, str(error), failed=False)
@@ -345,7 +355,7 @@ class Relay:
                 run.lock = lock.statement
                 run.watcher.locking(candidate, run.lock)
                 with run.cancellable():
-                    await await_lock(self._buyer.ports.payer, run.lock)
+                    await await_lock(self._buyer.ports.payer, run.lock, candidate.session)
                 # Its terms have run out meanwhile; it pushes new ones.
                 refusal = replace(refusal, offer=None)
         leg.auction.refused(candidate, refusal)

@@ -48,6 +48,9 @@ async def watched(work: Callable[[], Awaitable[T]], *watchers: Save) -> T:
         except NodeError as error:
             failure = error
         nursery.cancel_scope.cancel()
-    if failure is not None:
-        raise failure
+    try:
+        if failure is not None:
+            raise failure
+    finally:
+        del failure  # it holds its frames, and what is in them
     return done[0]

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import structlog
@@ -28,10 +28,10 @@ log = structlog.get_logger("worker")
 AWARDS_PENDING_MAX = 1024
 """Awards being checked or run at once, over all peers: a bound on tasks, above the slots.  Of a
 gateway's thousand streams, two workers have 500 each when the third one dies."""
-AWARDS = Quota(burst=limits.JOBS_PER_SESSION_MAX, per_s=32, overrun_max=1024)
+AWARDS = Quota(burst=128, per_s=32, overrun_max=1024)
 AWARDS_ALL = Quota(burst=1024, per_s=256, overrun_max=0)
 """In awards: a signature check, and with a refusal the signing of fresh terms (0.2 ms).  Those that
-were paid for are given back; until then a gateway may well have a session's worth of them."""
+were paid for are given back; twice as many as a client may have open it may send at once."""
 REPLY_S = 5.0
 """How long a refusal may wait for a peer that does not read."""
 PREPAY_S = 2.0
@@ -65,7 +65,8 @@ class Worker:
         self._seller = seller
         self._config = config
         self._address = signing.address_of_key(ports.key)
-        self._quotas = Quotas(AWARDS, total=AWARDS_ALL)
+        burst = max(AWARDS.burst, 2 * config.jobs_per_client_max)
+        self._quotas = Quotas(replace(AWARDS, burst=burst), total=AWARDS_ALL)
         self._pending: Counter[Address] = Counter()
         """Awards being checked or run, by client."""
         self._disowned = Disowned(allowance_micro=config.quantum_micro)

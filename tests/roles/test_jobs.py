@@ -1,6 +1,7 @@
 """Whole jobs in memory: real roles and stores, a fake network, a scripted engine."""
 
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from node.roles.generation import EngineLoad
 from node.roles.stores import Duplicate, JobState
 from node.roles.worker import AWARDS
 from tests.roles.job_world import ScriptedEngine, Watch, answer, bought, order, world
+from tests.roles.rogues import terms_of
 
 
 @pytest.fixture
@@ -117,13 +119,13 @@ async def test_awards_that_are_paid_for_are_not_rationed(clock: MockClock) -> No
             assert outcome.failure == ""
 
         began_s = trio.current_time()
-        for _ in range(64):
+        for _ in range(20):
             async with trio.open_nursery() as nursery:
                 for _ in range(16):
                     nursery.start_soon(one)
         assert not watch.refusals
         rationed = AWARDS.burst + AWARDS.per_s * (trio.current_time() - began_s)
-        assert rationed < 64 * 16
+        assert rationed < 20 * 16
 
 
 async def test_a_small_quantum_is_paid_in_steps() -> None:
@@ -282,4 +284,48 @@ async def test_a_job_id_is_not_bought_under_twice() -> None:
         row = await w.stores[-1].client.job(job)
         assert row is not None
         assert row.state is JobState.DONE
+        assert not w.payer.reservations
+
+
+async def test_a_job_that_is_under_way_is_not_begun_again(clock: MockClock) -> None:
+    """What it had set aside would be let go with the second one."""
+    async with world() as w:
+        await w.sell(1, engine=Wide())
+        client = await w.buy()
+        the_order, job = order(), bytes(15) + b"\7"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(
+                partial(client.run, the_order, answer(the_order, []), Watch(), job=job)
+            )
+            await trio.sleep(2)
+            before = w.payer.reservations
+            assert before
+            with pytest.raises(Duplicate):
+                await client.run(the_order, answer(the_order, []), Watch(), job=job)
+            assert w.payer.reservations == before
+        assert not w.payer.reservations
+
+
+async def test_what_could_not_be_saved_beside_a_reservation_frees_it(clock: MockClock) -> None:
+    async with world() as w:
+        await w.sell(1)
+        client = await w.buy()
+        await bought(client)
+        [session] = w.client_transport.sessions().values()
+        terms = terms_of(w.transports[0])
+
+        async def fails() -> None:
+            raise Duplicate("it is there")
+
+        available = w.payer.available_micro
+        with pytest.raises(Duplicate):
+            await w.payer.reserve(
+                job=bytes(16),
+                attempt=0,
+                worker=session.peer,
+                terms=terms,
+                cap_micro=100,
+                beside=(fails,),
+            )
+        assert w.payer.available_micro == available
         assert not w.payer.reservations
