@@ -35,7 +35,9 @@ def run_chain(*, folder: Path, points: int, seed: int, tell: Told) -> Result:
             done = trio.run(partial(storm, market, path, seed=seed + number, rounds=ROUNDS))
             market.close()
         result.kills += done.crashes
-        result.violations += [f"seed {seed + number}: {line}" for line in done.wrong]
+        for line in done.wrong:
+            result.violations.append(f"seed {seed + number}: {line}")
+            tell(f"chain: {result.violations[-1]}")
         for name, count in (
             ("vouchered_micro", done.vouchered_micro), ("redeemed_micro", done.redeemed_micro),
             ("reorgs", done.reorgs), ("rpc_faults", sum(done.faults.values())),
