@@ -152,7 +152,12 @@ class Sender:
                 state = await self._ended(transaction, seen, watch)
                 if state is not None:
                     return await self._close(transaction, state, seen.mined, resumed=resumed)
-                transaction = await self._advance(transaction, seen, watch)
+                if seen.mined is not None or seen.nonce > transaction.nonce:
+                    watch.was_mined = True
+                else:
+                    # In two steps: what is saved is looked for, though its sending fails.
+                    transaction = await self._raise(transaction, seen, watch)
+                    await self._send_again(transaction, watch)
             except Unavailable as error:
                 self._trouble(str(error))
             waited_s = self._clock.monotonic_s() - started_s
@@ -174,11 +179,8 @@ class Sender:
         watch.replaced = before + 1
         return TxState.REPLACED if watch.replaced >= REPLACED_LOOKS else None
 
-    async def _advance(self, transaction: Transaction, seen: Look, watch: _Watch) -> Transaction:
-        """Do what helps: nothing, send again, or offer more."""
-        if seen.mined is not None or seen.nonce > transaction.nonce:
-            watch.was_mined = True
-            return transaction
+    async def _raise(self, transaction: Transaction, seen: Look, watch: _Watch) -> Transaction:
+        """Offer more, if it has missed enough blocks; it is saved then, and not sent."""
         if watch.bump_at_block is None:
             watch.bump_at_block = seen.head + BUMP_BLOCKS
         if seen.nonce < transaction.nonce:
@@ -188,12 +190,16 @@ class Sender:
             watch.bump_at_block = seen.head + BUMP_BLOCKS
             bumped = await self._bump(transaction)
             if bumped is not transaction:
-                transaction, watch.resend_at_s = bumped, -math.inf
+                watch.resend_at_s = -math.inf
+            return bumped
+        return transaction
+
+    async def _send_again(self, transaction: Transaction, watch: _Watch) -> None:
+        """Send it when it is due."""
         # A reorg may have thrown it out of the nodes' pools as well.
         if watch.was_mined or self._clock.monotonic_s() >= watch.resend_at_s:
             again_s = RESEND_S if await self._send(transaction) else REFUSED_S
             watch.was_mined, watch.resend_at_s = False, self._clock.monotonic_s() + again_s
-        return transaction
 
     async def _bump(self, transaction: Transaction) -> Transaction:
         """The same with a higher fee, saved; unchanged when the cap leaves no room."""

@@ -11,7 +11,7 @@ import trio
 from node.adapters.chain.contracts import encode_call
 from node.adapters.chain.fees import GWEI
 from node.adapters.chain.rpc import Rpc
-from node.adapters.chain.sender import REPLACED_LOOKS
+from node.adapters.chain.sender import BUMP_BLOCKS, REPLACED_LOOKS
 from node.errors import Unavailable, WalletError
 from node.protocol.signing import address_of_key, checksum
 from node.roles.transactions import Intent, Outcome, Transaction, TxState
@@ -319,6 +319,40 @@ async def test_a_node_that_lags_does_not_make_ours_a_foreign_one(
     assert next(lies, None) is None
     assert account.minted == 1
     assert account.state is TxState.FINAL
+
+
+async def test_a_raised_fee_whose_sending_was_not_heard_of_is_ours(
+    world: World, account: Account
+) -> None:
+    """It was saved, it was mined, and nobody looked for it: that nonce counted as another's."""
+    sent = 0
+
+    def unheard(_number: int, calls: list[dict[str, Any]]) -> bytes | None:
+        nonlocal sent
+        if not any(call["method"] == "eth_sendRawTransaction" for call in calls):
+            return None
+        sent += 1
+        if sent == 1:
+            return None
+        forward(world.chain.anvil.port, json.dumps(calls).encode())
+        return b""  # it did what it was asked, and nobody hears of it
+
+    with faulty(world.chain.anvil.port, unheard) as url:
+        rpc = world.connect(url)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(account.sender(rpc).transact, account.mint())
+            await until(lambda: account.pending() == 1)
+            for _ in range(2 * BUMP_BLOCKS):
+                world.chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(100 * GWEI))
+                world.chain.mine()
+                await trio.sleep(0.1)
+            await until(lambda: sent > 1)
+            world.chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))
+            world.chain.mine(1 + FINALITY_BLOCKS)
+            await until(lambda: account.state is not TxState.SENT)
+        rpc.close()
+    assert account.state is TxState.FINAL
+    assert account.minted == 1
 
 
 async def test_behind_a_foreign_transaction_it_waits_without_paying_more(
