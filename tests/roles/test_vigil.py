@@ -66,13 +66,18 @@ def test_who_has_nobody_else_waits_to_the_limit_and_no_longer(
     assert clock.now_s - began_s == pytest.approx(due_s - began_s)
 
 
-def test_a_node_that_woke_late_reads_what_came_before_it_gives_up() -> None:
+def awarded() -> tuple[HandClock, ClientJob, Vigil]:
+    """A job whose acceptance is waited for from now on."""
     clock = HandClock(100.0)
-    job = replace(streaming(0), phase=Phase.AWARDED)
     vigil = Vigil(
         clock=clock, silence_s=10, expected=EXPECTED, replaceable=lambda: True, prepaid_micro=0
     )
     vigil.stirred()
+    return clock, replace(streaming(0), phase=Phase.AWARDED), vigil
+
+
+def test_a_node_that_woke_late_reads_what_came_before_it_gives_up() -> None:
+    clock, job, vigil = awarded()
     due_s = vigil.due_s(job)
     clock.now_s = due_s + 3
     assert vigil.overdue(job, due_s) is None
@@ -82,12 +87,7 @@ def test_a_node_that_woke_late_reads_what_came_before_it_gives_up() -> None:
 
 
 def test_a_node_that_is_always_late_gives_up_all_the_same() -> None:
-    clock = HandClock(100.0)
-    job = replace(streaming(0), phase=Phase.AWARDED)
-    vigil = Vigil(
-        clock=clock, silence_s=10, expected=EXPECTED, replaceable=lambda: True, prepaid_micro=0
-    )
-    vigil.stirred()
+    clock, job, vigil = awarded()
     for _ in range(1000):
         due_s = vigil.due_s(job)
         clock.now_s = due_s + 1
