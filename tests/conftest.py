@@ -10,6 +10,7 @@ from hypothesis import settings
 
 # Before any test imports eth_account itself: the limit belongs to the process.
 import node.adapters.chain.sane_recursion  # noqa: F401
+from node.adapters.chain.fees import GWEI
 
 if TYPE_CHECKING:
     from devnet.chain import DevChain
@@ -33,6 +34,8 @@ def chain() -> Iterator[DevChain]:
 def world(chain: DevChain, request: pytest.FixtureRequest) -> Iterator[World]:
     from tests.adapters.chain.world import World
 
+    # A base fee outlives the test that made the chain dear, and `evm_revert` as well.
+    chain.rpc("anvil_setNextBlockBaseFeePerGas", hex(GWEI))
     world = World(chain, request.node.name)
     yield world
     world.close()
