@@ -3,6 +3,7 @@
 import json
 import resource
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -188,6 +189,36 @@ BOMBS = {
 
 def peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def test_nothing_of_a_conversation_is_left_to_the_next() -> None:
+    template = ChatTemplate(
+        "{{ seen }}{% set seen = text %}{% set box = namespace(text='') %}{{ box.text }}"
+        "{% set box.text = text %}{% macro say(word, told=[]) %}{{ told | length }}"
+        "{% set told = told + [word] %}{{ told[-1] }}{% endmacro %}{{ say(text) }}{{ seen }}"
+    )
+    shown = [template.render(chars=1, text=text) for text in ("secret", "mine", "mine")]
+    assert shown == ["0secretsecret", "0minemine", "0minemine"]
+
+
+def test_each_rendering_has_a_budget_of_its_own_and_failures_are_forgotten() -> None:
+    template = ChatTemplate("{% for _ in range(count) %}{{ word }}{% endfor %}")
+    most = 30_000  # more than half of what one may do
+    assert len(template.render(chars=1, count=most, word="a")) == most
+    with pytest.raises(PeerError, match="does too much"):
+        template.render(chars=1, count=2 * most, word="a")
+    for _ in range(3):
+        assert len(template.render(chars=1, count=most, word="b")) == most
+
+
+def test_threads_render_side_by_side() -> None:
+    template = ChatTemplate("{% for _ in range(2000) %}{{ word }}{% endfor %}")
+
+    def render(number: int) -> bool:
+        return template.render(chars=1, word=str(number)) == str(number) * 2000
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(pool.map(render, range(64)))
 
 
 @pytest.mark.parametrize("source", BOMBS.values(), ids=BOMBS.keys())

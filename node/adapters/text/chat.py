@@ -3,11 +3,14 @@
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Final, Literal, NotRequired, TypedDict
+from typing import TYPE_CHECKING, Any, Final, NotRequired, TypedDict
 
 from node.errors import PeerError
 from node.protocol.manifest import FileRole
 from node.protocol.tool_calls import OPEN
+
+if TYPE_CHECKING:
+    from node.adapters.text.template import ChatTemplate
 
 TOKENIZER_BYTES_MAX: Final = 48 * 1024 * 1024
 CONFIG_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -51,6 +54,8 @@ class ChatText:
         self._tokenizer = _tokenizer(tokenizer)
         self._template = template
         self._special = dict(special)
+        self._renderer: ChatTemplate | None = None
+        """Once it was needed: a worker renders nothing."""
         self._counted: dict[str, int] = {}
 
     @classmethod
@@ -105,7 +110,12 @@ class ChatText:
         chars = sum(map(_chars, messages)) + (len(json.dumps(tools)) if tools else 0)
         if len(messages) > MESSAGES_MAX or chars > TEXT_CHARS_MAX:
             raise PeerError("the conversation is too long")
-        shown = _render(self._template, chars, messages, self._special, not continues, tools)
+        shown = self._rendered(
+            chars=chars,
+            messages=[dict(message) for message in messages],
+            add_generation_prompt=not continues,
+            **({"tools": [dict(tool) for tool in tools]} if tools else {}),
+        )
         if not continues:
             return shown
         last = messages[-1]["content"].strip()
@@ -113,6 +123,13 @@ class ChatText:
         if not last or end < 0:
             raise PeerError("the chat template does not show the answer to go on with")
         return shown[: end + len(last)]
+
+    def _rendered(self, *, chars: int, **variables: Any) -> str:
+        if self._renderer is None:
+            from node.adapters.text.template import ChatTemplate
+
+            self._renderer = ChatTemplate(self._template)
+        return self._renderer.render(chars=chars, **variables, **self._special)
 
     def render(
         self,
@@ -238,22 +255,3 @@ def _special(config: Mapping[str, Any]) -> dict[str, str]:
         if isinstance(value, str) and len(value) <= SPECIAL_CHARS_MAX:
             special[name] = value
     return special
-
-
-def _render(
-    template: str,
-    chars: int,
-    messages: Sequence[Message],
-    special: Mapping[str, str],
-    opens: Literal[True, False],
-    tools: Sequence[Mapping[str, Any]],
-) -> str:
-    from node.adapters.text.template import ChatTemplate
-
-    return ChatTemplate(template).render(
-        chars=chars,
-        messages=[dict(message) for message in messages],
-        add_generation_prompt=opens,
-        **({"tools": [dict(tool) for tool in tools]} if tools else {}),
-        **special,
-    )

@@ -9,7 +9,7 @@ conversation alone, not on a clock.
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, cast
 
 from jinja2 import TemplateError, nodes
 from jinja2.exceptions import SecurityError
@@ -19,19 +19,16 @@ from jinja2.runtime import LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
+from node.adapters.text.budget import STEP, Budget, check_size, size
 from node.errors import PeerError
-
-T = TypeVar("T")
 
 TEMPLATE_CHARS_MAX: Final = 64 * 1024
 WORK_MAX: Final = 10_000_000
 """What one rendering may spend, besides `WORK_PER_CHAR` for each character of the conversation."""
 WORK_PER_CHAR: Final = 64
-STEP: Final = 50
-"""Price of anything that runs Python; a character that is copied costs 1."""
-VALUE_MAX: Final = 4_000_000
-"""Characters or items of any single value."""
 NUMBER_MAX: Final = 2**63
+IDLE_MAX: Final = 4
+"""Compiled copies of one template that are kept: as many as threads render at a time."""
 
 
 def _words(text: str) -> frozenset[str]:
@@ -65,58 +62,6 @@ LOADERS: Final = (nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends)
 BODIES: Final = (nodes.For, nodes.Macro, nodes.CallBlock, nodes.FilterBlock)
 
 
-class Budget:
-    """What one rendering may still spend."""
-
-    def __init__(self, work: int) -> None:
-        self._left = work
-
-    def spend(self, amount: int) -> None:
-        """Take from the budget.
-
-        Raises:
-            SecurityError: It is used up.
-        """
-        self._left -= amount
-        if self._left < 0:
-            raise SecurityError("the template does too much")
-
-    def made(self, value: T) -> T:
-        """Pay for a new value, and refuse a huge one."""
-        size = _size(value)
-        _check_size(size)
-        self.spend(STEP + size)
-        return value
-
-    def walked(self, value: T) -> T:
-        """Pay for a value with everything inside it, as often as it is inside."""
-        waiting: list[Any] = [value]
-        while waiting:
-            item = waiting.pop()
-            self.spend(STEP + _size(item))
-            if isinstance(item, dict):
-                waiting += item.keys()
-                waiting += item.values()
-            elif isinstance(item, list | tuple):
-                waiting += item
-        return value
-
-    def step(self) -> str:
-        """Pay for one turn; the empty text can stand in a template."""
-        self.spend(STEP)
-        return ""
-
-    def shown(self, value: Any) -> str:
-        """A value as a template shows it."""
-        return self.made(value if type(value) is str else str(self.walked(value)))
-
-    def joined(self, *values: Any) -> str:
-        """What `a ~ b` gives."""
-        texts = [self.shown(value) for value in values]
-        _check_size(sum(map(len, texts)))
-        return self.made("".join(texts))
-
-
 class _Generation(Extension):
     """`{% generation %}` marks the assistant's words for training; here it shows its body."""
 
@@ -128,7 +73,7 @@ class _Generation(Extension):
 
 
 class _Environment(ImmutableSandboxedEnvironment):
-    """One rendering's environment: everything that a template does spends from its budget."""
+    """One template's environment: everything that it does spends from one budget."""
 
     intercepted_binops = frozenset(("+", "-", "*", "/", "//", "%", "**"))
 
@@ -178,7 +123,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
     def call(self, context: Any, obj: Any, /, *args: Any, **kwargs: Any) -> Any:
         """Call a method or function within the budget."""
-        self.budget.spend(STEP + sum(map(_size, args)) + sum(map(_size, kwargs.values())))
+        self.budget.spend(STEP + sum(map(size, args)) + sum(map(size, kwargs.values())))
         owner = getattr(obj, "__self__", None)
         if isinstance(owner, str | list | tuple):
             self.budget.walked(owner)
@@ -201,17 +146,8 @@ class _Environment(ImmutableSandboxedEnvironment):
         return _priced_tree(super()._parse(source, name, filename))
 
 
-def _size(value: Any) -> int:
-    return len(value) if isinstance(value, str | bytes | list | tuple | dict | range) else 0
-
-
-def _check_size(size: int) -> None:
-    if size > VALUE_MAX:
-        raise SecurityError("the template makes too large a value")
-
-
 def _range(*limits: int) -> range:
-    _check_size(len(range(*limits)))
+    check_size(len(range(*limits)))
     return range(*limits)
 
 
@@ -224,7 +160,7 @@ def _tojson(value: Any, indent: int | None = None, ensure_ascii: bool = False, *
 
 def _indent(text: str, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
     margin = width if isinstance(width, str) else " " * min(max(int(width), 0), 64)
-    _check_size(len(margin) * (text.count("\n") + 1) + len(text))
+    check_size(len(margin) * (text.count("\n") + 1) + len(text))
     return "\n".join(
         margin + line if (line or blank) and (first or number) else line
         for number, line in enumerate(text.splitlines())
@@ -241,7 +177,7 @@ def _check_operator(operator: str, left: Any, right: Any) -> None:
         raise SecurityError("the template formats text")  # '%999999999d' is a bomb
     if operator == "*" and not numbers:
         pairs = ((left, right), (right, left))
-        _check_size(max((_size(a) * b for a, b in pairs if isinstance(b, int)), default=0))
+        check_size(max((size(a) * b for a, b in pairs if isinstance(b, int)), default=0))
 
 
 def _check_method(owner: Any, method: str, args: tuple[Any, ...]) -> None:
@@ -250,10 +186,10 @@ def _check_method(owner: Any, method: str, args: tuple[Any, ...]) -> None:
         return
     if method == "replace" and len(args) >= 2:
         old, new = str(args[0]), str(args[1])
-        _check_size(len(owner) + owner.count(old) * len(new))
+        check_size(len(owner) + owner.count(old) * len(new))
     if method == "join":
         items = list(args[0])
-        _check_size(sum(map(_size, items)) + len(owner) * len(items))
+        check_size(sum(map(size, items)) + len(owner) * len(items))
 
 
 def _priced(budget: Budget, name: str, function: Any) -> Callable[..., Any]:
@@ -349,8 +285,28 @@ def _replacement(node: nodes.Node) -> nodes.Node:
     return node
 
 
+class _Compiled:
+    """A template and its budget, for one rendering at a time."""
+
+    def __init__(self, source: str) -> None:
+        self._budget = budget = Budget(WORK_MAX)
+        names = {
+            STEP_NAME: budget.step,
+            SHOWN_NAME: budget.shown,
+            JOINED_NAME: budget.joined,
+            WALKED_NAME: budget.walked,
+            "raise_exception": _refuse,
+        }
+        # What is constant is computed here already, and paid for.
+        self._template = _Environment(budget).from_string(source, globals=names)
+
+    def render(self, work: int, variables: Mapping[str, Any]) -> str:
+        self._budget.refill(work)
+        return self._template.render(**variables)
+
+
 class ChatTemplate:
-    """A chat template.  It is compiled anew each time, since each rendering has its own budget."""
+    """A chat template.  May be used by several threads at a time."""
 
     def __init__(self, source: str) -> None:
         """
@@ -360,6 +316,8 @@ class ChatTemplate:
         if len(source) > TEMPLATE_CHARS_MAX:
             raise PeerError("the chat template is too long")
         self._source = source
+        self._idle: list[_Compiled] = []
+        """Compiling takes forty times as long as rendering a short conversation."""
 
     def render(self, *, chars: int, **variables: Any) -> str:
         """The text of a conversation.
@@ -372,17 +330,9 @@ class ChatTemplate:
             PeerError: It is not a valid template, uses what is not allowed, does too much, or
                 refuses the conversation (`raise_exception`).
         """
-        budget = Budget(WORK_MAX + WORK_PER_CHAR * chars)
-        names = {
-            STEP_NAME: budget.step,
-            SHOWN_NAME: budget.shown,
-            JOINED_NAME: budget.joined,
-            WALKED_NAME: budget.walked,
-            "raise_exception": _refuse,
-        }
         try:
-            template = _Environment(budget).from_string(self._source, globals=names)
-            return template.render(**variables)
+            compiled = self._compiled()
+            text = compiled.render(WORK_MAX + WORK_PER_CHAR * chars, variables)
         except _Refused as error:
             raise PeerError(f"the chat template refuses: {str(error)[:200]}") from None
         except (TemplateError, SyntaxError, RecursionError, MemoryError) as error:
@@ -390,6 +340,15 @@ class ChatTemplate:
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             # Raised by the template's own expressions: its author's fault, not ours.
             raise PeerError(f"chat template: {str(error)[:200]}") from error
+        if len(self._idle) < IDLE_MAX:
+            self._idle.append(compiled)
+        return text
+
+    def _compiled(self) -> _Compiled:
+        try:
+            return self._idle.pop()
+        except IndexError:  # never used before, or another thread has it
+            return _Compiled(self._source)
 
 
 class _Refused(TemplateError):
