@@ -53,6 +53,8 @@ def make_worker(
         "network.bootstrap": list(bootstrap),
         # A stopped devnet is gone in 5 s: what is in the air has this long.
         "worker.drain_s": 2.0,
+        # All of a devnet's share one machine.
+        "engine.threads": 1,
     }
     front = SHOP_FRONTS[number % len(SHOP_FRONTS)]
     return _make(home, {**chain, **own, **front, **settings})

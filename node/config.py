@@ -14,15 +14,9 @@ from node.errors import ConfigError
 
 FILE_NAME: Final = "config.toml"
 ENV_PREFIX: Final = "GPUNODE_"
-ENV_RESERVED: Final = frozenset(
-    {
-        "GPUNODE_HOME",
-        "GPUNODE_DEBUG",
-        "GPUNODE_LOG",
-        "GPUNODE_PASSWORD_FD",
-        "GPUNODE_HANDOVER_DEPTH",
-    }
-)
+ENV_RESERVED: Final = frozenset({
+    "GPUNODE_HOME", "GPUNODE_DEBUG", "GPUNODE_LOG", "GPUNODE_PASSWORD_FD", "GPUNODE_HANDOVER_DEPTH",
+})  # fmt: skip
 """Variables with our prefix that are no settings."""
 
 
@@ -82,7 +76,8 @@ class EngineConfig:
     """Most tokens of prompt and output, where neither the server nor the model's files say it."""
     slots: int = 4
     """Jobs at once, in process or at the server."""
-    threads: int = 1
+    threads: int = 0
+    """For a prompt, or a token of many jobs, in process; 0: one for each core, 8 at most."""
     prefix_mb: int = 256
     """Memory for prompts that were computed before, so that the next turn of a conversation begins
     sooner, in process; in million bytes, over all models; 0: none are kept."""
@@ -363,11 +358,12 @@ _ADDRESSES = {"chain.escrow", "chain.token", "worker.payee", "worker.block"}
 _MULTIADDRS = {"network.listen", "network.advertise", "network.bootstrap"}
 _POSITIVE = {
     "network.sessions_max", "chain.chain_id", "chain.fee_max_gwei", "engine.slots",
-    "engine.context", "engine.threads", "worker.quantum_micro", "worker.jobs_per_client_max",
+    "engine.context", "worker.quantum_micro", "worker.jobs_per_client_max",
     "worker.reservation_s", "worker.payment_s", "client.bid_window_s", "client.discover_s",
     "client.workers_max", "client.job_cap_micro", "client.silence_s", "gateway.requests_max",
     "gateway.body_bytes_max", "gateway.max_tokens", "gateway.timeout_s",
 }  # fmt: skip
+_MOST = {"gateway.port": 65_535, "engine.threads": 256}
 _URLS = {"engine.url": False, "gateway.upstream": False, "chain.rpc_url": True}
 """And whether one is needed."""
 _CHOICES = {"engine.kind": ("auto", "onnx", "openai"), "engine.tier": ("auto", "text")}
@@ -383,12 +379,10 @@ def _check(name: str, value: Any) -> None:
     """
     if isinstance(value, int | float) and not isinstance(value, bool):
         floor = 1 if name in _POSITIVE and isinstance(value, int) else 0
-        if not floor <= value <= _NUMBER_MAX or (name in _POSITIVE and value == 0):
+        if not floor <= value <= _MOST.get(name, _NUMBER_MAX) or (name in _POSITIVE and value == 0):
             raise ValueError(f"is out of range: {value}")
     if name in _CHOICES and value not in _CHOICES[name]:
         raise ValueError(f"must be one of {', '.join(_CHOICES[name])}, not {value!r}")
-    if name == "gateway.port" and value > 65_535:
-        raise ValueError(f"is out of range: {value}")
     if name in _URLS and (value or _URLS[name]) and not value.startswith(("http://", "https://")):
         raise ValueError(f"must be an http or https address, not {value!r}")
     if name == "engine.models" and not all(all(each.partition("=")[::2]) for each in value):

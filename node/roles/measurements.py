@@ -51,7 +51,7 @@ class Report:
     tokens_cached: int = 0
     """Of it, what was billed as cached."""
     heads: Heads = ()
-    """Of the prompt; empty where that is no ids."""
+    """Of the prompt and the output, both of which it has; empty where they are no ids."""
     first_token_s: float | None
     """From award to first token; None if none came."""
     rate_tps: float | None

@@ -371,7 +371,7 @@ class Relay:
                 model=job.terms.model,
                 tokens_in=job.award.tokens_in,
                 tokens_cached=job.tokens_cached,
-                heads=self._heads(job.award.position),
+                heads=self._heads(job.position),
                 first_token_s=None if first_s is None else first_s - attempt.awarded_s,
                 rate_tps=rate_tps,
                 ok=not job.failure,

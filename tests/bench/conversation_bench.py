@@ -40,7 +40,7 @@ WORKERS: Final = 3
 CALL_S: Final = 60.0
 READY_S: Final = 60.0
 MS: Final = 1000
-FLAT: Final = 2.0
+FLAT: Final = 1.5
 """The last turn's first token may take so many times the second turn's: history is then five times
 as long."""
 SUBJECTS: Final = (
@@ -238,6 +238,8 @@ def _side(name: str, prefix_mb: int, folder: Path) -> Iterator[Side]:
             "engine.prefix_mb": prefix_mb,
             # All alike: nothing but what they have read tells them apart.
             "engine.tokens_per_s_max": 0.0,
+            # Only one worker is asked at a time: it may have the machine, as on one of its own.
+            "engine.threads": 0,
             "worker.price_in": 100_000,
             "worker.price_out": 400_000,
         },

@@ -17,7 +17,7 @@ TURNS = 8
 
 
 class Remembering(ScriptedEngine):
-    """It has what each owner's prompts began with, and says so."""
+    """It has what each owner's prompts and answers began with, and says so."""
 
     def __init__(self, **how: Any) -> None:
         super().__init__(length=50, **how)
@@ -35,6 +35,7 @@ class Remembering(ScriptedEngine):
         cached = 0 if self.forgets else min(found, savable(len(ids)))
         self.owners.append(request.owner)
         async for step in super()._steps(request):
+            ids += step.ids
             known.update(prefixes.heads(ids))
             yield replace(step, tokens_cached=cached)
 
@@ -84,6 +85,20 @@ async def test_a_conversation_stays_and_moves_when_its_worker_is_gone() -> None:
         assert worker_of(after[0]) != worker_of(outcomes[0])
         assert after[0].attempt.job.tokens_cached == 0
         assert after[1].attempt.job.tokens_cached > 0
+
+
+async def test_a_short_question_with_a_long_answer_is_enough_to_stay() -> None:
+    async with world() as w:
+        await sell(w)
+        client = await w.buy()
+        for seed in range(9):
+            rng, history = random.Random(seed), [1, 2, 3 + seed]  # less than a block
+            first = Preferences(price_micro_max=1_000_000, worker=w.transports[seed % 3].address)
+            _, reply = await bought(client, prompt=tuple(history), output_max=60, preferences=first)
+            history += reply.ids
+            second = await turn(client, history, rng)
+            assert worker_of(second) == first.worker
+            assert second.attempt.job.tokens_cached == BLOCK_TOKENS
 
 
 async def test_a_worker_that_keeps_nothing_is_soon_expected_to_keep_nothing() -> None:

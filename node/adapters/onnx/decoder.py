@@ -110,7 +110,7 @@ def load(graph: Path, *, threads: int, context: int) -> Decoder[Any]:
 
     Args:
         graph: The ONNX file; its external data lies beside it.
-        threads: For the computation of one step, on the CPU.
+        threads: For one run, on the CPU; 0: one for each core.
         context: Most tokens that a row will have.
 
     Raises:

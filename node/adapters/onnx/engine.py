@@ -118,7 +118,7 @@ class OnnxEngine:
         Args:
             models: What to load when `run` starts.
             slots: Jobs of each model that are computed at once.
-            threads: Threads for the computation of one step.
+            threads: For one run of a model, on the CPU; 0: one for each core.
             tokens_per_s_max: The operator's limit on any one job's output rate; 0 for none.
             queue_max: Jobs that may wait for a slot, over all models.
             prefix_bytes_max: Memory for what prompts leave to later ones, over all models; 0: they

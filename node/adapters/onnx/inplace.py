@@ -15,7 +15,7 @@ import numpy as np
 from node.adapters.onnx import rewrite
 from node.adapters.onnx.decoder import Array, Block, Ints
 from node.adapters.onnx.rewrite import Rewritten
-from node.adapters.onnx.session import brief, open_session
+from node.adapters.onnx.session import Sessions, brief
 from node.errors import Unavailable
 from node.protocol.prefixes import BLOCK_TOKENS
 
@@ -108,7 +108,7 @@ class InPlaceDecoder:
         Raises:
             ConfigError: Not a graph that ONNX Runtime can run.
         """
-        self.session = open_session(graph, threads=threads, rewritten=found.model)
+        self.sessions = Sessions(graph, threads=threads, rewritten=found.model)
         self.found = found
 
     def empty(self) -> InPlaceCache:
@@ -162,7 +162,8 @@ class _Binding:
         import onnxruntime
 
         found, rows = decoder.found, len(cache.lengths)
-        self._session, self._lengths, self._fresh = decoder.session, cache.lengths, fresh
+        self._session, self._lengths = decoder.sessions.of(rows * fresh), cache.lengths
+        self._fresh = fresh
         self._binding = self._session.io_binding()
         self._shared = onnxruntime.OrtValue.ortvalue_from_numpy
         self._kept: list[Array] = []

@@ -78,7 +78,7 @@ class Job:
         """Of the ids before, how many were taken from an earlier job's."""
         self.cache: Cache | None = None
         """What was computed, while the job is in no batch."""
-        self.made = 0
+        self.written: list[int] = []
         """Ids that went out."""
         self.taken = 0
         """Ids that the reader took: written by the reader's thread only."""
@@ -96,6 +96,11 @@ class Job:
             raise PeerError("a prefix that has ended already")
         wanted = request.sampling.penalises
         self._history = History(request.prompt_ids, request.prefix_ids) if wanted else None
+
+    @property
+    def made(self) -> int:
+        """How many ids went out."""
+        return len(self.written)
 
     def draw(self, logits: NDArray[Any]) -> Made:
         """The next id from a row of logits; it becomes what is to be read next.
@@ -118,7 +123,7 @@ class Job:
         if self._grammar is not None and piece.finish is None:
             self._grammar.push(token)
         self.unread = [token]
-        self.made += 1
+        self.written.append(token)
         return Made(
             token=token,
             logprob=None

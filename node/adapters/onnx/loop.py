@@ -1,7 +1,8 @@
 """The engine's loop: one thread that computes all jobs of one model in turns.
 
 A turn reads one chunk of one waiting prompt, then makes one token of every running job.  So a long
-prompt delays the others by a chunk at a time, and jobs join and leave between any two tokens.
+prompt delays the others by a chunk at a time, and jobs join and leave between any two tokens.  With
+no job to compute, it reads answers for the turns that may follow them.
 """
 
 import queue
@@ -14,6 +15,7 @@ from typing import Any, Final, assert_never
 import numpy as np
 from numpy.typing import NDArray
 
+from node.adapters.onnx.answers import Answers
 from node.adapters.onnx.batch import Batch
 from node.adapters.onnx.decoder import Decoder
 from node.adapters.onnx.job import Job, Made
@@ -93,6 +95,7 @@ class Loop:
         self._step_s = 1 / tokens_per_s_max if tokens_per_s_max > 0 else 0.0
         self._deliver = deliver
         self._prefixes = Prefixes(decoder, bytes_max=0) if prefixes is None else prefixes
+        self._answers = Answers(decoder, self._prefixes)
         self._hand_over_s = hand_over_s
         self._happened: list[Happened] = []
         """Not delivered yet."""
@@ -119,6 +122,10 @@ class Loop:
         self._listen()
         self._admit()
         self._resume()
+        if self._answers.waiting and not self._busy():
+            self._hand_over()
+            self._answers.read_block()
+            return
         self._read_chunk()
         while True:
             stepped = self._step_all()
@@ -162,7 +169,11 @@ class Loop:
             return 0.0
         if any(batch.rows for batch in self._batches):
             return max(0.0, self._next_step_s - time.monotonic())
-        return None
+        return 0.0 if self._answers.waiting else None
+
+    def _busy(self) -> bool:
+        """Whether there is a prompt to be read, or a token to be made."""
+        return bool(self._reading) or any(batch.rows for batch in self._batches)
 
     def _obey(self, command: Command) -> None:
         match command:
@@ -185,6 +196,7 @@ class Loop:
                 line.remove(job)
         for batch in self._batches:
             batch.leave([job])
+        self._answers.add(job)
 
     def _active(self) -> int:
         running = sum(len(batch.rows) for batch in self._batches)

@@ -12,7 +12,7 @@ import numpy as np
 
 from node.adapters.onnx.decoder import Array, Block, Ints
 from node.adapters.onnx.layout import Layout, detect
-from node.adapters.onnx.session import GPU, brief, open_session
+from node.adapters.onnx.session import GPU, Sessions, brief
 from node.errors import Unavailable
 from node.protocol.prefixes import BLOCK_TOKENS
 
@@ -92,14 +92,15 @@ class PastDecoder:
         """
         Args:
             graph: The ONNX file; its external data lies beside it.
-            threads: For the computation of one step, on the CPU.
+            threads: For one run, on the CPU; 0: one for each core.
 
         Raises:
             ConfigError: Not a graph that ONNX Runtime can run, or not an exported decoder.
         """
-        self._session = open_session(graph, threads=threads)
-        self.layout: Layout = detect(self._session.get_inputs(), self._session.get_outputs())
-        self.device = "cuda" if GPU in self._session.get_providers() else "cpu"
+        self._sessions = Sessions(graph, threads=threads)
+        session = self._sessions.long
+        self.layout: Layout = detect(session.get_inputs(), session.get_outputs())
+        self.device = "cuda" if GPU in session.get_providers() else "cpu"
         self._outputs = ["logits", *(part.present for part in self.layout.parts)]
 
     @property
@@ -149,12 +150,14 @@ class PastDecoder:
         # has to be filled again for every step: the cache is another one each time.
         for part, value in zip(self.layout.parts, cache.values, strict=True):
             feeds[part.past] = value
-        outputs: list[Array] = self._session.run(self._outputs, feeds)
+        session = self._sessions.of(feeds["input_ids"].size)
+        outputs: list[Array] = session.run(self._outputs, feeds)
         return outputs
 
     def _on_device(self, feeds: dict[str, Array], cache: PastCache) -> list[Any]:
         """As `_on_host`; the cache stays in the device's memory."""
-        binding = self._session.io_binding()
+        session = self._sessions.long
+        binding = session.io_binding()
         for name, array in feeds.items():
             binding.bind_cpu_input(name, array)
         for part, value in zip(self.layout.parts, cache.values, strict=True):
@@ -162,7 +165,7 @@ class PastDecoder:
         binding.bind_output("logits", "cpu")
         for part in self.layout.parts:
             binding.bind_output(part.present, self.device)
-        self._session.run_with_iobinding(binding)
+        session.run_with_iobinding(binding)
         logits, *values = binding.get_outputs()
         return [logits.numpy(), *values]
 

@@ -40,6 +40,14 @@ class Prefixes:
     def __len__(self) -> int:
         return len(self._blocks)
 
+    def keeps(self, owner: bytes) -> bool:
+        """Whether it keeps anything of theirs."""
+        return bool(owner) and self._blocks_max > 0
+
+    def whole(self, count: int) -> int:
+        """Of so many ids, how many there may be here: in whole blocks, as far as memory goes."""
+        return min(count // BLOCK_TOKENS, self._blocks_max) * BLOCK_TOKENS
+
     def find(self, owner: bytes, ids: Sequence[int]) -> tuple[Block, ...]:
         """The longest beginning of some ids that is here.
 
@@ -72,9 +80,9 @@ class Prefixes:
         self._use(heads)
 
     def _heads(self, owner: bytes, ids: Sequence[int]) -> prefixes.Heads:
-        if not owner or not self._blocks_max:
+        if not self.keeps(owner):
             return ()
-        return prefixes.heads(ids, start=owner)[: self._blocks_max]
+        return prefixes.heads(ids[: self.whole(len(ids))], start=owner)
 
     def _known(self, heads: prefixes.Heads) -> int:
         """How many of them are here, from the first on."""

@@ -1,5 +1,7 @@
 """ONNX Runtime's sessions, set up as the engine wants them."""
 
+import os
+import sys
 from pathlib import Path
 from typing import Any, Final
 
@@ -7,6 +9,47 @@ from node.errors import ConfigError
 
 GPU: Final = "CUDAExecutionProvider"
 CPU: Final = "CPUExecutionProvider"
+THREADS_MAX: Final = 8
+"""Without being told, no more: a process seldom has all of a large machine."""
+SHORT_TOKENS: Final = 8
+"""Fewer tokens than that are a short run."""
+SMALL_BYTES: Final = 64 * 1024 * 1024
+"""With weights up to that, a short run is over before other threads have woken up: with two threads
+one token of the shipped model takes a third longer than with one."""
+
+
+class Sessions:
+    """One graph, for prompts and for steps.  How many threads compute changes no bit."""
+
+    def __init__(self, graph: Path, *, threads: int, rewritten: bytes | None = None) -> None:
+        """
+        Args:
+            graph: The ONNX file; its external data lies beside it.
+            threads: For one run, on the CPU; 0: one for each core, and `THREADS_MAX` at most.
+            rewritten: What to run instead of the file; names the same external data.
+
+        Raises:
+            ConfigError: Not a graph that ONNX Runtime can run.
+        """
+        threads = threads or min(_cores(), THREADS_MAX)
+        self.long = self._short = open_session(graph, threads=threads, rewritten=rewritten)
+        if threads > 1 and not on_gpu() and _bytes_beside(graph) <= SMALL_BYTES:
+            self._short = open_session(graph, threads=1, rewritten=rewritten)
+
+    def of(self, tokens: int) -> Any:
+        """The session for a run of so many tokens, over all rows."""
+        return self._short if tokens < SHORT_TOKENS else self.long
+
+
+def _cores() -> int:
+    """That this process may use, as far as it can tell."""
+    if sys.platform == "linux":
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _bytes_beside(graph: Path) -> int:
+    return sum(each.stat().st_size for each in graph.parent.iterdir() if each.is_file())
 
 
 def on_gpu() -> bool:
