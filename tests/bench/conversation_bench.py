@@ -12,11 +12,12 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from statistics import linear_regression
 from typing import Any, Final
 
 import httpx
@@ -40,9 +41,12 @@ WORKERS: Final = 3
 CALL_S: Final = 60.0
 READY_S: Final = 60.0
 MS: Final = 1000
-FLAT: Final = 1.5
+FLAT: Final = 2.0
 """The last turn's first token may take so many times the second turn's: history is then five times
 as long."""
+GROWTH: Final = 0.15
+"""What a token of history adds to the first token may be such a share of what it adds without the
+cache: the turn's own tokens still look back at it."""
 SUBJECTS: Final = (
     "What is a voucher?", "How do I start a worker?", "Who pays for the prompt?",
     "What does a receipt prove?", "When is a worker paid?", "How is a worker chosen?",
@@ -183,6 +187,17 @@ def _tell(report: Report, taken: list[tuple[list[Turn], list[Turn]]]) -> None:
                 target=None if side else FLAT,
             )
         )  # fmt: skip
+    kept_us, plain_us = (
+        _slope_us([(taken[-1][side][at].history, firsts(at, side)) for at in range(1, TURNS)])
+        for side in (0, 1)
+    )
+    report.add(
+        Figure(
+            name="what a token of history adds, over the same without", unit="x",
+            measured=kept_us / plain_us, target=GROWTH,
+            note=f"{kept_us:.0f} and {plain_us:.0f} µs",
+        )
+    )  # fmt: skip
     moves = [sum(a.worker != b.worker for a, b in pairwise(turns[0])) for turns in taken]
     report.add(
         Figure(name="turns that went to another worker, per conversation", measured=max(moves),
@@ -190,6 +205,12 @@ def _tell(report: Report, taken: list[tuple[list[Turn], list[Turn]]]) -> None:
     )  # fmt: skip
     elsewhere = [sum(a.worker != b.worker for a, b in pairwise(turns[1])) for turns in taken]
     report.add(Figure(name="the same without the cache", measured=max(elsewhere), unit=""))
+
+
+def _slope_us(points: Sequence[tuple[int, float]]) -> float:
+    """Of milliseconds over tokens: least squares over all turns that have a history."""
+    tokens, times_ms = zip(*points, strict=True)
+    return linear_regression(tokens, times_ms).slope * MS
 
 
 def _lose_its_worker(report: Report, side: Side) -> None:

@@ -76,7 +76,7 @@ class Answers:
             # Read by the next turn already; or so much was forgotten that all would be read again.
             if known == len(answer.ids) or known + BLOCK_TOKENS <= answer.prompt:
                 return True
-            answer.cache = self._decoder.pasted(blocks) if blocks else self._decoder.empty()
+            answer.cache = self._decoder.begun(blocks, room=len(answer.ids) - known)
         at = answer.cache.length
         ids = np.array([answer.ids[at : at + BLOCK_TOKENS]], dtype=np.int64)
         _, answer.cache = self._decoder.forward(ids, answer.cache, last=True)

@@ -73,12 +73,13 @@ class Decoder(Protocol[C]):
         """What the cache takes for one token."""
         ...
 
-    def empty(self) -> C:
-        """The cache of one sequence that has nothing yet."""
-        ...
+    def begun(self, blocks: Sequence[Block] = (), *, room: int = 0) -> C:
+        """The cache of one sequence.
 
-    def pasted(self, blocks: Sequence[Block]) -> C:
-        """The cache of one sequence that begins with these blocks, of `cut`; copies them."""
+        Args:
+            blocks: What it begins with, of `cut`; they are copied.
+            room: Tokens that are known to follow.
+        """
         ...
 
     def forward(self, ids: Ints, cache: C, *, last: bool = False) -> tuple[Array, C]:
@@ -101,7 +102,7 @@ class Decoder(Protocol[C]):
 
 def vocab(decoder: Decoder[Any]) -> int:
     """Logits per position, found by running the graph once."""
-    logits, _ = decoder.forward(np.zeros((1, 1), dtype=np.int64), decoder.empty())
+    logits, _ = decoder.forward(np.zeros((1, 1), dtype=np.int64), decoder.begun())
     return int(logits.shape[2])
 
 

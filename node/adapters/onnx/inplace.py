@@ -6,7 +6,8 @@ arrays and the run itself.  Rows need no padding: each has a length of its own, 
 the columns behind its end.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from math import prod
 from pathlib import Path
 from typing import Final
 
@@ -53,15 +54,18 @@ class InPlaceCache:
 
     def joined(self, other: "InPlaceCache") -> "InPlaceCache":
         """These rows and then the other's."""
-        lengths = np.concatenate((self.lengths, other.lengths))
-        return self._copied((self, other), lengths)
+        return _copied([*self._rows(), *other._rows()])
 
     def taken(self, rows: Sequence[int]) -> "InPlaceCache":
         """Some of the rows."""
-        chosen = InPlaceCache(
-            [array[list(rows)] for array in self.arrays], self.lengths[list(rows)]
-        )
-        return chosen if _whole_grains(chosen.length) == self.columns else chosen.grown(0)
+        return _copied([(self, row) for row in rows])
+
+    def grown(self, columns: int) -> "InPlaceCache":
+        """The same rows with room for so many tokens."""
+        return _copied(self._rows(), columns=columns)
+
+    def _rows(self) -> list["_Row"]:
+        return [(self, row) for row in range(len(self.lengths))]
 
     def cut(self, start: int, stop: int) -> tuple[Block, ...]:
         """Copies of the only row's tokens, by block."""
@@ -71,25 +75,33 @@ class InPlaceCache:
             for at in starts
         )
 
-    def grown(self, columns: int) -> "InPlaceCache":
-        """The same rows with room for so many tokens, and at least for what they have."""
-        return self._copied((self,), self.lengths, columns=columns)
 
-    @staticmethod
-    def _copied(
-        parts: Sequence["InPlaceCache"], lengths: Array, *, columns: int = 0
-    ) -> "InPlaceCache":
-        columns = _whole_grains(max(columns, int(lengths.max())))
-        arrays: list[Array] = []
-        for every in zip(*(part.arrays for part in parts), strict=True):
-            _, heads, _, width = every[0].shape
-            array, at = np.zeros((len(lengths), heads, columns, width), dtype=np.float32), 0
-            for old in every:
-                count = min(columns, old.shape[2])
-                array[at : at + len(old), :, :count] = old[:, :, :count]
-                at += len(old)
-            arrays.append(array)
-        return InPlaceCache(arrays, lengths)
+_Row = tuple[InPlaceCache, int]
+
+
+def _copied(rows: Sequence[_Row], *, columns: int = 0) -> InPlaceCache:
+    """Rows of some caches in one, with room for so many tokens, and at least for what they have."""
+    lengths = np.array([cache.lengths[row] for cache, row in rows])
+    columns = max(columns, int(lengths.max()))
+    shapes = [(array.shape[1], array.shape[3]) for array in rows[0][0].arrays]
+    arrays = _blank(shapes, rows=len(rows), columns=columns)
+    for at, (cache, row) in enumerate(rows):
+        count = lengths[at]
+        for new, old in zip(arrays, cache.arrays, strict=True):
+            new[at, :, :count] = old[row, :, :count]
+    return InPlaceCache(arrays, lengths)
+
+
+def _blank(shapes: Iterable[tuple[int, int]], *, rows: int, columns: int) -> list[Array]:
+    """Arrays of so many heads and such a width, in one piece of memory.
+
+    NumPy asks for huge pages where a piece has 4 MB: the first writing is ten times as fast then.
+    """
+    columns = _whole_grains(columns)
+    full = [(rows, heads, columns, width) for heads, width in shapes]
+    ends = np.cumsum([prod(shape) for shape in full])
+    pieces = np.split(np.zeros(ends[-1], dtype=np.float32), ends[:-1])
+    return [piece.reshape(shape) for piece, shape in zip(pieces, full, strict=True)]
 
 
 class InPlaceDecoder:
@@ -111,12 +123,6 @@ class InPlaceDecoder:
         self.sessions = Sessions(graph, threads=threads, rewritten=found.model)
         self.found = found
 
-    def empty(self) -> InPlaceCache:
-        """The cache of one sequence that has nothing yet."""
-        parts = self.found.layout.parts
-        blanks = [np.zeros((1, part.heads, 0, part.width), dtype=np.float32) for part in parts]
-        return InPlaceCache(blanks, np.zeros(1, dtype=np.int64))
-
     @property
     def arrays(self) -> int:
         """In a block."""
@@ -127,10 +133,14 @@ class InPlaceDecoder:
         """What the cache takes for one token."""
         return self.found.layout.token_bytes
 
-    def pasted(self, blocks: Sequence[Block]) -> InPlaceCache:
-        """The cache of one sequence that begins with these blocks."""
-        arrays = [np.concatenate(every, axis=2) for every in zip(*blocks, strict=True)]
-        return InPlaceCache(arrays, np.array([len(blocks) * BLOCK_TOKENS], dtype=np.int64))
+    def begun(self, blocks: Sequence[Block] = (), *, room: int = 0) -> InPlaceCache:
+        """The cache of one sequence."""
+        length = len(blocks) * BLOCK_TOKENS
+        shapes = [(part.heads, part.width) for part in self.found.layout.parts]
+        arrays = _blank(shapes, rows=1, columns=length + room)
+        for array, every in zip(arrays, zip(*blocks, strict=True), strict=bool(blocks)):
+            np.concatenate(every, axis=2, out=array[:, :, :length])
+        return InPlaceCache(arrays, np.array([length]))
 
     def forward(
         self, ids: Ints, cache: InPlaceCache, *, last: bool = False

@@ -211,10 +211,10 @@ class Loop:
     def _recall(self, job: Job) -> None:
         """Begin with what an earlier job has left; the rest is still to be read."""
         blocks = self._prefixes.find(job.request.owner, job.unread[:-COMPUTED_TOKENS_MIN])
-        if blocks:
-            job.cache = self._decoder.pasted(blocks)
-            job.tokens_cached = len(blocks) * BLOCK_TOKENS
-            job.unread = job.unread[job.tokens_cached :]
+        job.tokens_cached = len(blocks) * BLOCK_TOKENS
+        job.unread = job.unread[job.tokens_cached :]
+        # And a column for the first token that it writes.
+        job.cache = self._decoder.begun(blocks, room=len(job.unread) + 1)
 
     def _keep(self, job: Job) -> None:
         """Leave what was read of its prompt to later jobs.
@@ -247,10 +247,10 @@ class Loop:
         job = self._reading.popleft()
         size = _run_tokens(len(job.unread), most=self._chunk)
         part, job.unread = job.unread[:size], job.unread[size:]
-        cache = job.cache or self._decoder.empty()
+        assert job.cache is not None
         try:
             ids = np.array([part], dtype=np.int64)
-            logits, job.cache = self._decoder.forward(ids, cache, last=True)
+            logits, job.cache = self._decoder.forward(ids, job.cache, last=True)
         except Unavailable as error:
             self._tell_first(job, error)
             return

@@ -108,14 +108,6 @@ class PastDecoder:
         """Tokens that the shortest row of a batch may lack."""
         return SPREAD_MAX if self.layout.pads else 0
 
-    def empty(self) -> PastCache:
-        """The cache of one sequence that has nothing yet."""
-        blanks = [
-            np.zeros((1, part.heads, 0, part.width), dtype=self.layout.cache)
-            for part in self.layout.parts
-        ]
-        return PastCache.of(blanks, np.zeros(1, dtype=np.int64), device=self.device)
-
     @property
     def arrays(self) -> int:
         """In a block."""
@@ -126,9 +118,15 @@ class PastDecoder:
         """What the cache takes for one token."""
         return self.layout.token_bytes
 
-    def pasted(self, blocks: Sequence[Block]) -> PastCache:
-        """The cache of one sequence that begins with these blocks."""
-        arrays = [np.concatenate(every, axis=2) for every in zip(*blocks, strict=True)]
+    def begun(self, blocks: Sequence[Block] = (), *, room: int = 0) -> PastCache:
+        """The cache of one sequence; every run makes it anew, so that no room is of use."""
+        del room
+        arrays = [
+            np.zeros((1, part.heads, 0, part.width), dtype=self.layout.cache)
+            for part in self.layout.parts
+        ]
+        if blocks:
+            arrays = [np.concatenate(every, axis=2) for every in zip(*blocks, strict=True)]
         return PastCache.of(arrays, np.zeros(1, dtype=np.int64), device=self.device)
 
     def forward(

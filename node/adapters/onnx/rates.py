@@ -44,7 +44,7 @@ def _decode(decoder: Decoder[Any], *, rows: int, prompt: int, vocab: int) -> tup
     """Seconds of one prompt's prefill, and of one step of some rows after it."""
     ids = np.arange(prompt, dtype=np.int64)[None] % vocab
     started_s = time.perf_counter()
-    _, cache = decoder.forward(ids, decoder.empty(), last=True)
+    _, cache = decoder.forward(ids, decoder.begun(room=prompt), last=True)
     prefill_s = time.perf_counter() - started_s
     cache = cache.taken([0] * rows)
     ids = np.zeros((rows, 1), dtype=np.int64)

@@ -36,7 +36,7 @@ def decoder(request: pytest.FixtureRequest, past: PastDecoder) -> Decoder[Any]:
 def logits_of(
     decoder: Decoder[Any], ids: Ints, chunk: int
 ) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    cache, rows = decoder.empty(), []
+    cache, rows = decoder.begun(), []
     for at in range(0, ids.shape[1], chunk):
         made, cache = decoder.forward(ids[:, at : at + chunk], cache)
         rows.append(made[0].copy())  # the next run may write over it
@@ -117,9 +117,9 @@ def test_a_graph_whose_attention_is_another_one_is_run_as_it_is(
 
 
 def test_the_last_position_alone(decoder: Decoder[Any]) -> None:
-    every, _ = decoder.forward(IDS, decoder.empty())
+    every, _ = decoder.forward(IDS, decoder.begun())
     wanted = every[:, -1].copy()
-    last, cache = decoder.forward(IDS, decoder.empty(), last=True)
+    last, cache = decoder.forward(IDS, decoder.begun(), last=True)
     np.testing.assert_array_equal(last[:, -1], wanted)
     assert last.shape[1] == (1 if decoder.slices else IDS.shape[1])
     assert cache.length == cache.shortest == IDS.shape[1]
@@ -128,7 +128,7 @@ def test_the_last_position_alone(decoder: Decoder[Any]) -> None:
 def test_more_columns_change_nothing() -> None:
     decoder = opened(GRAPH)
     assert isinstance(decoder, InPlaceDecoder)
-    _, cache = decoder.forward(IDS[:, :5], decoder.empty(), last=True)
+    _, cache = decoder.forward(IDS[:, :5], decoder.begun(), last=True)
     wide = cache.grown(10 * GRAIN)
     for token in (7, 8, 9):
         narrow_logits, cache = decoder.forward(np.array([[token]]), cache, last=True)
@@ -141,7 +141,7 @@ def test_more_columns_change_nothing() -> None:
 def test_rows_without_positions_share_no_batch(tmp_path: Path) -> None:
     other = opened(variants.without_positions(tmp_path / "model.onnx"))
     batch: Batch[str] = Batch(other)
-    _, cache = other.forward(IDS[:, :10], other.empty())
+    _, cache = other.forward(IDS[:, :10], other.begun())
     batch.join("a", cache)
     assert batch.fits(10)
     assert not batch.fits(11)
@@ -164,14 +164,14 @@ def test_refused(tmp_path: Path, make: Callable[[Path], Path], complaint: str) -
 
 def test_what_the_runtime_refuses_is_unavailable(decoder: Decoder[Any]) -> None:
     with pytest.raises(Unavailable, match="engine failed"):
-        decoder.forward(np.array([[10**9]]), decoder.empty())
+        decoder.forward(np.array([[10**9]]), decoder.begun())
 
 
 LENGTHS = (12, 40, 3)
 
 
 def read(decoder: Decoder[Any], length: int) -> Any:
-    _, cache = decoder.forward(IDS[:, :length], decoder.empty())
+    _, cache = decoder.forward(IDS[:, :length], decoder.begun())
     return cache
 
 

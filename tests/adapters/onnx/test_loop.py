@@ -43,7 +43,7 @@ class Watched:
         self._inner = inner
         self.spread_max, self.slices = inner.spread_max, inner.slices
         self.arrays, self.token_bytes = inner.arrays, inner.token_bytes
-        self.empty, self.pasted = inner.empty, inner.pasted
+        self.begun = inner.begun
         self.runs: list[tuple[int, ...]] = []
         self.fail_next = False
 

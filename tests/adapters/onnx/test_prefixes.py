@@ -277,13 +277,13 @@ def test_no_run_reads_one_token_alone() -> None:
 def test_cut_and_pasted_is_as_before(make: Callable[[], Decoder[Any]]) -> None:
     decoder = make()
     prompt = np.array([ids(1, 70)])
-    _, cache = decoder.forward(prompt[:, :66], decoder.empty(), last=True)
+    _, cache = decoder.forward(prompt[:, :66], decoder.begun(), last=True)
     blocks = cache.cut(0, 64)
     assert len(blocks) == 2
     assert sum(array.nbytes for array in blocks[0]) == 32 * decoder.token_bytes
     logits, _ = decoder.forward(prompt[:, 66:], cache, last=True)
     wanted = logits[0, -1].copy()
-    again = decoder.pasted(blocks)
+    again = decoder.begun(blocks)
     assert (again.length, again.shortest) == (64, 64)
     found, _ = decoder.forward(prompt[:, 64:], again, last=True)
     np.testing.assert_array_equal(found[0, -1], wanted)

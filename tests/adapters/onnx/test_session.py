@@ -71,7 +71,7 @@ def _logits(decoder: Decoder[Any]) -> list[np.ndarray[Any, Any]]:
     rng, found = np.random.default_rng(3), []
     for history, fresh, rows in ((0, 2, 1), (33, 97, 3), (250, 256, 12), (1500, 130, 9)):
         ids = rng.integers(5, 2048, size=(1, history + fresh + 4))
-        cache = decoder.empty()
+        cache = decoder.begun()
         for start in range(0, history, 256):
             part = ids[:, start : min(start + 256, history)]
             _, cache = decoder.forward(part, cache, last=True)
