@@ -1,6 +1,6 @@
 """Runs one segment at the client: `protocol.job_client` with its inputs and effects."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol, assert_never
 
 import structlog
@@ -34,6 +34,7 @@ from node.protocol.statements import (
     Terms,
 )
 from node.roles.answer import AnyAnswer
+from node.roles.deliveries import Deliveries
 from node.roles.payer import Payer
 from node.roles.ports import Channel, Clock
 from node.roles.stores import ClientStore
@@ -57,6 +58,7 @@ class PurchasePorts:
     silence_s: float
     """No token for this long: the worker is cut off, even where nobody else could go on.  For the
     first one its promise is added."""
+    deliveries: Deliveries = field(default_factory=Deliveries)
 
 
 class Overseer(Protocol):
@@ -119,6 +121,8 @@ class Purchase:
         self._overseer = overseer
         self._vigil = Vigil(
             clock=ports.clock,
+            deliveries=ports.deliveries,
+            worker=job.terms.worker,
             silence_s=ports.silence_s,
             expected=expected,
             replaceable=overseer.replaceable,

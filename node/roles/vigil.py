@@ -1,17 +1,21 @@
 """How long a worker's next frame is waited for: `protocol.patience`, with what this side knows.
 
 Silence counts against the worker only as far as it is the worker's: not while its output waits for
-our vouchers, and not where this node itself woke up late.
+our vouchers, and not where this node itself woke up late.  A worker that delivers to other jobs of
+this node meanwhile is busy, and has longer.
 """
 
 import math
 from collections.abc import Callable
+from typing import Final
 
 from node.protocol import job_client
+from node.protocol.fields import Address
 from node.protocol.job_client import ClientJob, Phase
 from node.protocol.patience import Gaps, first_token_limit_s
 from node.protocol.scoring import Figures
 from node.protocol.statements import CutoffReason
+from node.roles.deliveries import Deliveries
 from node.roles.ports import Clock
 from node.units import MS_PER_S, US_PER_S
 
@@ -26,6 +30,8 @@ LOOK_AGAIN_S = 0.2
 """A worker that nobody could replace just now, or that may not have stalled, is looked at again."""
 PAID_S = 2.0
 """A stream that stood still for a voucher has this long to go on once the voucher left."""
+BUSY_TIMES: Final = 4
+"""Times its usual limit that a worker has while it delivers to others."""
 
 
 class Vigil:
@@ -35,6 +41,8 @@ class Vigil:
         self,
         *,
         clock: Clock,
+        deliveries: Deliveries,
+        worker: Address,
         silence_s: float,
         expected: Figures,
         replaceable: Callable[[], bool],
@@ -43,12 +51,16 @@ class Vigil:
         """
         Args:
             clock: Monotonic.
+            deliveries: Of all workers, to all jobs of this node.
+            worker: Who is watched.
             silence_s: No token for this long ends the segment, whatever else holds.
             expected: How fast the worker should be, as promised and measured.
             replaceable: Whether another worker is at hand that would go on.
             prepaid_micro: Paid with the award.
         """
         self._clock = clock
+        self._deliveries = deliveries
+        self._worker = worker
         self._silence_s = silence_s
         self._expected = expected
         self._replaceable = replaceable
@@ -74,6 +86,7 @@ class Vigil:
         else:
             self._gaps = self._gaps.after(now_s - self.last_token_s)
         self.last_token_s = now_s
+        self._deliveries.note(self._worker, now_s)
 
     def vouchered(self, job: ClientJob, amount_micro: int) -> bool:
         """A voucher has left, with which the segment's come to so much.
@@ -120,13 +133,20 @@ class Vigil:
             case Phase.STREAMING:
                 # Summed as in `due_s`: rounded another way, it would be due and not be hopeless.
                 hopeless = now_s >= self._stirred_s + self._patience_s(job)
-                if not hopeless and (now_s - due_s > LATE_S or not self._replaceable()):
+                late = now_s - due_s > LATE_S
+                if not hopeless and (late or self._busy(job, now_s) or not self._replaceable()):
                     self._excused_s = now_s + LOOK_AGAIN_S
                     return None
                 why = f"no token for {now_s - self._stirred_s:.3g} s"
                 return job_client.GiveUp(reason=CutoffReason.STALLED, why=why)
             case _:
                 return job_client.ReceiptOverdue()
+
+    def _busy(self, job: ClientJob, now_s: float) -> bool:
+        """It is not the connection, nor the worker as a whole, that stands still."""
+        if now_s >= self._stirred_s + BUSY_TIMES * self._stall_s(job):
+            return False
+        return self._deliveries.just_now(self._worker, now_s)
 
     def _patience_s(self, job: ClientJob) -> float:
         """Before the first token a worker has the time that it promised, within reason."""

@@ -1,5 +1,6 @@
 """When a silent worker is given up: never due without anything to do."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -9,9 +10,11 @@ from hypothesis import strategies as st
 from node.protocol import job_client
 from node.protocol.job_client import ClientJob, GiveUp, Phase
 from node.protocol.scoring import Figures
-from node.roles.vigil import Vigil
+from node.roles.deliveries import WORKERS_MAX, Deliveries
+from node.roles.vigil import BUSY_TIMES, Vigil
 from tests.protocol.sample_job import award_of, terms_of
 
+WORKER = bytes(20)
 EXPECTED = Figures(first_token_ms=200, token_us=10_000)
 
 
@@ -47,6 +50,8 @@ def test_who_has_nobody_else_waits_to_the_limit_and_no_longer(
     clock, job = HandClock(began_s), streaming(tokens_out)
     vigil = Vigil(
         clock=clock,
+        deliveries=Deliveries(),
+        worker=WORKER,
         silence_s=silence_s,
         expected=EXPECTED,
         replaceable=lambda: False,
@@ -69,11 +74,23 @@ def test_who_has_nobody_else_waits_to_the_limit_and_no_longer(
 def awarded() -> tuple[HandClock, ClientJob, Vigil]:
     """A job whose acceptance is waited for from now on."""
     clock = HandClock(100.0)
+    vigil = watching(clock, Deliveries())
+    return clock, replace(streaming(0), phase=Phase.AWARDED), vigil
+
+
+def watching(clock: HandClock, deliveries: Deliveries) -> Vigil:
+    """Another worker would go on at any time."""
     vigil = Vigil(
-        clock=clock, silence_s=10, expected=EXPECTED, replaceable=lambda: True, prepaid_micro=0
+        clock=clock,
+        deliveries=deliveries,
+        worker=WORKER,
+        silence_s=10,
+        expected=EXPECTED,
+        replaceable=lambda: True,
+        prepaid_micro=10**6,
     )
     vigil.stirred()
-    return clock, replace(streaming(0), phase=Phase.AWARDED), vigil
+    return vigil
 
 
 def test_a_node_that_woke_late_reads_what_came_before_it_gives_up() -> None:
@@ -95,3 +112,54 @@ def test_a_node_that_is_always_late_gives_up_all_the_same() -> None:
             break
     assert isinstance(event, GiveUp)
     assert clock.now_s < 112
+
+
+def given_up_s(*, delivers: Callable[[float], bool], by: bytes = WORKER, tokens_out: int) -> float:
+    """After how long a stream that stands still is given up.
+
+    Args:
+        delivers: Whether, so many seconds later, some other stream gets a token.
+        by: From whom.
+        tokens_out: That this one had before.
+    """
+    clock, job, deliveries = HandClock(100.0), streaming(tokens_out), Deliveries()
+    vigil = watching(clock, deliveries)
+    if tokens_out:
+        clock.now_s += 0.05
+        vigil.delivered()
+        vigil.stirred()
+    began_s = clock.now_s
+    for _ in range(1000):
+        clock.now_s += 0.05
+        if delivers(clock.now_s - began_s):
+            deliveries.note(by, clock.now_s)
+        due_s = vigil.due_s(job)
+        if due_s <= clock.now_s and vigil.overdue(job, due_s) is not None:
+            return clock.now_s - began_s
+    raise AssertionError("it is waited for without end")
+
+
+@pytest.mark.parametrize(("tokens_out", "limit_s"), [(0, 2.0), (5, 1.0)])
+def test_who_delivers_to_others_has_longer_and_not_for_ever(
+    tokens_out: int, limit_s: float
+) -> None:
+    usual_s = given_up_s(delivers=lambda _: False, tokens_out=tokens_out)
+    assert usual_s == pytest.approx(limit_s, abs=0.3)
+    busy_s = given_up_s(delivers=lambda _: True, tokens_out=tokens_out)
+    assert busy_s == pytest.approx(BUSY_TIMES * limit_s, abs=0.3)
+    other_s = given_up_s(delivers=lambda _: True, by=b"b" * 20, tokens_out=tokens_out)
+    assert other_s == usual_s
+
+
+def test_who_delivers_to_nobody_any_more_is_given_up_at_once() -> None:
+    """A worker that froze while it was busy: its streams wait no longer than the others did."""
+    assert given_up_s(delivers=lambda s: s < 0.5, tokens_out=5) < 1.3
+    assert given_up_s(delivers=lambda s: s < 2.0, tokens_out=5) < 2.6
+
+
+def test_only_so_many_workers_are_remembered() -> None:
+    deliveries = Deliveries()
+    for number in range(WORKERS_MAX + 1):
+        deliveries.note(number.to_bytes(20, "big"), 1.0)
+    assert not deliveries.just_now(bytes(20), 1.0)
+    assert deliveries.just_now((1).to_bytes(20, "big"), 1.0)
