@@ -45,7 +45,8 @@ class Outbox:
     async def flush(self) -> None:
         """Return once nothing is queued: sent, or dropped because its worker is not there."""
         while self._queues:
-            self._idle = trio.Event()
+            if self._idle.is_set():  # else somebody else waits on it too
+                self._idle = trio.Event()
             await self._idle.wait()
 
     async def _send(self, worker: Address, queue: deque[VoucherFrame]) -> None:

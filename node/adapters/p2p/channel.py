@@ -45,11 +45,11 @@ class StreamChannel(Channel):
             return
         async with self._order:
             while not self._queued(frame, payload):
-                await self._session.room()
-                if self._queued(frame, payload):
-                    break
-                self._credited = trio.Event()
-                await self._credited.wait()
+                if self._session.full:
+                    await self._session.room()
+                else:
+                    self._credited = trio.Event()
+                    await self._credited.wait()
 
     def _queued(self, frame: Frame, payload: bytes) -> bool:
         """Queue a frame, if there is room and credit for it."""

@@ -159,7 +159,8 @@ class StreamSession:
         await trio.lowlevel.checkpoint()
         self.check()
         while self.full:
-            self._outbox_room = trio.Event()
+            if self._outbox_room.is_set():  # else others wait on it too
+                self._outbox_room = trio.Event()
             await self._outbox_room.wait()
             self.check()
 

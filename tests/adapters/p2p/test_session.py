@@ -66,6 +66,42 @@ async def test_what_falls_due_in_one_turn_is_one_write(monkeypatch: pytest.Monke
         assert len(writes) <= 2
 
 
+async def test_a_full_outbox_forgets_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for room is woken, though others wait for it too."""
+    count, size, channels = 6, 15_000, 40
+    async with pair() as p:
+        write, slow, done = p.near._stream.write, trio.Event(), 0
+
+        async def written(data: bytes) -> None:
+            await slow.wait()  # a peer that takes nothing for a while
+            await write(data)
+
+        async def converse(mine: StreamChannel, theirs: StreamChannel) -> None:
+            nonlocal done
+            async with trio.open_nursery() as nursery:
+                for position in range(count):  # its own order is its own matter
+                    nursery.start_soon(mine.send, chunk(mine.job, position, size))
+                for _ in range(count):
+                    await theirs.receive()
+            done += 1
+
+        with trio.fail_after(20):
+            async with trio.open_nursery() as nursery:
+                pairs = []
+                for _ in range(channels):
+                    mine = p.near.open_channel(os.urandom(16))
+                    await mine.send(wanted(mine.job))
+                    pairs.append((mine, (await p.far.receive()).channel))
+                monkeypatch.setattr(p.near._stream, "write", written)
+                for mine, theirs in pairs:
+                    assert isinstance(theirs, StreamChannel)
+                    nursery.start_soon(converse, mine, theirs)
+                await trio.testing.wait_all_tasks_blocked(0.05)
+                assert p.near.full
+                slow.set()
+        assert done == channels
+
+
 async def test_close_sends_what_is_queued_and_says_why() -> None:
     async with pair() as p:
         job = os.urandom(16)
