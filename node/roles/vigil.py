@@ -84,7 +84,9 @@ class Vigil:
             self.first_token_s = now_s
             self._gaps = Gaps(first_s=now_s - self._stirred_s)
         else:
-            self._gaps = self._gaps.after(now_s - self.last_token_s)
+            # A wait that was granted for another reason does not make the next one longer.
+            limit_s = self._gaps.limit_s(self._expected.token_us / US_PER_S)
+            self._gaps = self._gaps.after(min(now_s - self.last_token_s, limit_s))
         self.last_token_s = now_s
         self._deliveries.note(self._worker, now_s)
 

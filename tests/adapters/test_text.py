@@ -184,6 +184,13 @@ BOMBS = {
     "syntax": "{% if %}",
     "undefined": "{{ nothing.at.all }}",
     "too-long": " " * (64 * 1024 + 1),
+    "constants-made-by-the-compiler": "{% for i in range(30000) %}{% set a = '"
+    + "x" * 1000
+    + "' | replace('x', '"
+    + "y" * 2990
+    + "') | list %}{% endfor %}",
+    "rounded-up-to-a-billion-digits": "{{ 1 | round(1000000000, 'ceil') }}",
+    "rounded-before-a-billion-digits": "{{ 1 | round(-1000000000) }}",
 }
 
 
@@ -209,6 +216,20 @@ def test_each_rendering_has_a_budget_of_its_own_and_failures_are_forgotten() -> 
         template.render(chars=1, count=2 * most, word="a")
     for _ in range(3):
         assert len(template.render(chars=1, count=most, word="b")) == most
+
+
+def test_each_rendering_pays_for_constants() -> None:
+    made = "'x' | replace('x', '" + "y" * 4000 + "')"
+    template = ChatTemplate("{% for _ in range(count) %}{% set a = " + made + " %}{% endfor %}ok")
+    for _ in range(3):
+        assert template.render(chars=1, count=500) == "ok"
+        with pytest.raises(PeerError, match="does too much"):
+            template.render(chars=1, count=3000)
+
+
+def test_rounding() -> None:
+    shown = ChatTemplate("{{ 2.345 | round(2) }} {{ 2.5 | round(method='floor') }} {{ 7 | round }}")
+    assert shown.render(chars=1) == "2.35 2.0 7"
 
 
 def test_threads_render_side_by_side() -> None:

@@ -157,6 +157,16 @@ def test_who_delivers_to_nobody_any_more_is_given_up_at_once() -> None:
     assert given_up_s(delivers=lambda s: s < 2.0, tokens_out=5) < 2.6
 
 
+def test_a_wait_that_was_granted_does_not_make_the_next_one_longer() -> None:
+    clock, job, deliveries = HandClock(100.0), streaming(5), Deliveries()
+    vigil = watching(clock, deliveries)
+    for gap_s in (0.1,) * 20 + (2.5,):  # as long as a busy worker may have
+        clock.now_s += gap_s
+        vigil.delivered()
+        vigil.stirred()
+    assert vigil.due_s(job) - clock.now_s < 2.5
+
+
 def test_only_so_many_workers_are_remembered() -> None:
     deliveries = Deliveries()
     for number in range(WORKERS_MAX + 1):

@@ -51,7 +51,8 @@ class Answers:
         if self._prefixes.keeps(owner) and job.written:
             every = (*prompt, *job.written)
             ids = every[: self._prefixes.whole(len(every))]
-            self._waiting.append(_Answer(owner, ids, prompt=len(prompt)))
+            if len(ids) > len(prompt) // BLOCK_TOKENS * BLOCK_TOKENS:
+                self._waiting.append(_Answer(owner, ids, prompt=len(prompt)))
 
     @property
     def waiting(self) -> bool:

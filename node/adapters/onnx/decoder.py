@@ -79,6 +79,9 @@ class Decoder(Protocol[C]):
         Args:
             blocks: What it begins with, of `cut`; they are copied.
             room: Tokens that are known to follow.
+
+        Raises:
+            Unavailable: There is no memory for it.
         """
         ...
 

@@ -137,7 +137,10 @@ class InPlaceDecoder:
         """The cache of one sequence."""
         length = len(blocks) * BLOCK_TOKENS
         shapes = [(part.heads, part.width) for part in self.found.layout.parts]
-        arrays = _blank(shapes, rows=1, columns=length + room)
+        try:
+            arrays = _blank(shapes, rows=1, columns=length + room)
+        except MemoryError as error:
+            raise Unavailable("the engine has no memory for the prompt") from error
         for array, every in zip(arrays, zip(*blocks, strict=True), strict=bool(blocks)):
             np.concatenate(every, axis=2, out=array[:, :, :length])
         return InPlaceCache(arrays, np.array([length]))

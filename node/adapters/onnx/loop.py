@@ -205,8 +205,12 @@ class Loop:
     def _admit(self) -> None:
         while self._waiting and self._active() < self._slots:
             job = self._waiting.popleft()
-            self._recall(job)
-            self._reading.append(job)
+            try:
+                self._recall(job)
+            except Unavailable as error:
+                self._tell_first(job, error)
+            else:
+                self._reading.append(job)
 
     def _recall(self, job: Job) -> None:
         """Begin with what an earlier job has left; the rest is still to be read."""

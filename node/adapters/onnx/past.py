@@ -101,6 +101,12 @@ class PastDecoder:
         session = self._sessions.long
         self.layout: Layout = detect(session.get_inputs(), session.get_outputs())
         self.device = "cuda" if GPU in session.get_providers() else "cpu"
+        heads = min(part.heads for part in self.layout.parts)
+        if self.device == "cpu" and self._sessions.threads > heads:
+            # Threads that share one head's product cut it in another way, by the rows of the run:
+            # the same prompt in other chunks would give other bits.
+            del session
+            self._sessions = Sessions(graph, threads=heads)
         self._outputs = ["logits", *(part.present for part in self.layout.parts)]
 
     @property
@@ -125,9 +131,12 @@ class PastDecoder:
             np.zeros((1, part.heads, 0, part.width), dtype=self.layout.cache)
             for part in self.layout.parts
         ]
-        if blocks:
-            arrays = [np.concatenate(every, axis=2) for every in zip(*blocks, strict=True)]
-        return PastCache.of(arrays, np.zeros(1, dtype=np.int64), device=self.device)
+        try:
+            if blocks:
+                arrays = [np.concatenate(every, axis=2) for every in zip(*blocks, strict=True)]
+            return PastCache.of(arrays, np.zeros(1, dtype=np.int64), device=self.device)
+        except Exception as error:  # NumPy's, or ONNX Runtime's for a device
+            raise Unavailable(f"the engine has no memory for the prompt: {brief(error)}") from error
 
     def forward(
         self, ids: Ints, cache: PastCache, *, last: bool = False

@@ -75,7 +75,10 @@ class Prefixes:
         while len(self._blocks) + len(fresh) > self._blocks_max:
             self._blocks.popitem(last=False)
         if fresh:
-            blocks = cut(known * BLOCK_TOKENS, len(heads) * BLOCK_TOKENS)
+            try:
+                blocks = cut(known * BLOCK_TOKENS, len(heads) * BLOCK_TOKENS)
+            except Exception:  # no memory, here or on a device: nobody is owed a cache
+                return
             self._blocks.update(zip(fresh, blocks, strict=True))
         self._use(heads)
 

@@ -19,7 +19,10 @@ one token of the shipped model takes a third longer than with one."""
 
 
 class Sessions:
-    """One graph, for prompts and for steps.  How many threads compute changes no bit."""
+    """One graph, for prompts and for steps.
+
+    How many threads compute changes no bit, as far as each head is computed by one of them.
+    """
 
     def __init__(self, graph: Path, *, threads: int, rewritten: bytes | None = None) -> None:
         """
@@ -31,7 +34,7 @@ class Sessions:
         Raises:
             ConfigError: Not a graph that ONNX Runtime can run.
         """
-        threads = threads or min(_cores(), THREADS_MAX)
+        self.threads = threads = threads or min(_cores(), THREADS_MAX)
         self.long = self._short = open_session(graph, threads=threads, rewritten=rewritten)
         if threads > 1 and not on_gpu() and _bytes_beside(graph) <= SMALL_BYTES:
             self._short = open_session(graph, threads=1, rewritten=rewritten)

@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 from jinja2 import TemplateError, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension, LoopControlExtension
+from jinja2.filters import do_round
 from jinja2.parser import Parser
 from jinja2.runtime import LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -27,6 +28,7 @@ WORK_MAX: Final = 10_000_000
 """What one rendering may spend, besides `WORK_PER_CHAR` for each character of the conversation."""
 WORK_PER_CHAR: Final = 64
 NUMBER_MAX: Final = 2**63
+DIGITS_MAX: Final = 16
 IDLE_MAX: Final = 4
 """Compiled copies of one template that are kept: as many as threads render at a time."""
 
@@ -45,7 +47,7 @@ METHODS: Final[Mapping[type, frozenset[str]]] = {
     list: _words("index count"),
     tuple: _words("index count"),
 }
-FILTERS_CHEAP: Final = _words("abs count d default first float int last length round")
+FILTERS_CHEAP: Final = _words("abs count d default first float int last length")
 FILTERS: Final = _words(
     "capitalize dictsort items join list lower map max min reject rejectattr replace reverse "
     "select selectattr sort string title trim unique upper"
@@ -83,6 +85,8 @@ class _Environment(ImmutableSandboxedEnvironment):
             lstrip_blocks=True,
             extensions=(LoopControlExtension, _Generation),
             cache_size=0,
+            # What the compiler computed, each rendering would have for nothing.
+            optimized=False,
         )
         self.budget = budget
         self._depth = 0
@@ -93,6 +97,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.filters |= {
             "tojson": _priced(budget, "tojson", _tojson),
             "indent": _priced(budget, "indent", _indent),
+            "round": _round,
             "safe": lambda value: value,
         }
         self.tests = {name: tests[name] for name in TESTS_CHEAP}
@@ -149,6 +154,13 @@ class _Environment(ImmutableSandboxedEnvironment):
 def _range(*limits: int) -> range:
     check_size(len(range(*limits)))
     return range(*limits)
+
+
+def _round(value: Any, precision: int = 0, method: str = "common") -> Any:
+    """Jinja computes 10 to the power of the precision, however large."""
+    if abs(precision) > DIGITS_MAX:
+        raise SecurityError("the template rounds to too many digits")
+    return do_round(value, precision, method)  # type: ignore[arg-type]  # it checks that itself
 
 
 def _tojson(value: Any, indent: int | None = None, ensure_ascii: bool = False, **_: Any) -> str:
@@ -297,7 +309,6 @@ class _Compiled:
             WALKED_NAME: budget.walked,
             "raise_exception": _refuse,
         }
-        # What is constant is computed here already, and paid for.
         self._template = _Environment(budget).from_string(source, globals=names)
 
     def render(self, work: int, variables: Mapping[str, Any]) -> str:

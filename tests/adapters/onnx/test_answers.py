@@ -6,10 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from node.adapters.onnx import answers
+from node.adapters.onnx import answers, inplace
 from node.adapters.onnx.decoder import Decoder
+from node.adapters.onnx.inplace import InPlaceCache
 from node.adapters.onnx.job import Job
-from node.adapters.onnx.loop import Drop, Submit
+from node.adapters.onnx.loop import Drop, Submit, Taken
 from node.adapters.onnx.prefixes import Prefixes
 from node.errors import Unavailable
 from node.protocol.prefixes import BLOCK_TOKENS
@@ -163,6 +164,64 @@ def test_the_oldest_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
         bench.run(again)
         found.append(again.tokens_cached)
     assert found == [32, 32, 64, 64, 64]
+
+
+def test_what_fills_no_block_takes_nobodys_place() -> None:
+    bench = Bench(in_place())
+    one = job(ids(1, 100), max_tokens=60)
+    bench.run(one)
+    bench.loop.tell(Drop(job=one))
+    for seed in range(answers.ANSWERS_MAX):
+        small = job(ids(seed, 2), max_tokens=1, owner=b"b" * 20)
+        bench.run(small)
+        bench.loop.tell(Drop(job=small))
+    idle(bench)
+    again = job((*ids(1, 100), *made(one, bench.happened), 7, 8, 9), max_tokens=1)
+    bench.run(again)
+    assert again.tokens_cached == 160
+
+
+@pytest.mark.parametrize("fails", ["begun", "cut"])
+def test_without_memory_it_is_left_to_the_next_turn(
+    fails: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(in_place())
+    one = job(ids(1, 40), max_tokens=60)
+    bench.run(one)
+
+    def begun(*_: Any, **__: Any) -> Any:
+        raise Unavailable("the engine has no memory for the prompt")
+
+    def cut(*_: Any) -> Any:
+        raise MemoryError
+
+    with monkeypatch.context() as short:
+        if fails == "begun":
+            short.setattr(bench.decoder.inner, "begun", begun)
+        else:
+            short.setattr(InPlaceCache, "cut", cut)
+        bench.loop.tell(Drop(job=one))
+        for _ in range(IDLE_TURNS):
+            bench.loop.tell(Taken())
+            bench.loop.turn()
+        assert not bench.loop._answers.waiting
+    again = job((*ids(1, 40), *made(one, bench.happened), 7), max_tokens=1)
+    bench.run(again)
+    assert again.tokens_cached == 32
+
+
+def test_a_job_that_there_is_no_memory_for_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(in_place())
+
+    def blank(*_: Any, **__: Any) -> Any:
+        raise MemoryError
+
+    with monkeypatch.context() as short:
+        short.setattr(inplace, "_blank", blank)
+        failed = job(ids(1, 40))
+        bench.run(failed)
+        assert isinstance(bench.happened[-1][1], Unavailable)
+    assert len(bench.run(job(ids(1, 40), max_tokens=5))[0]) == 5
 
 
 def test_a_failure_is_the_end_of_that_answer_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,11 @@
 """The shipped decoder in other shapes that exporters write."""
 
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from node.adapters import model_folder
 
@@ -125,6 +127,81 @@ def with_a_window(path: Path) -> Path:
     for one in reversed(added):
         model.graph.node.insert(at + 1, one)
     return _save(model, path)
+
+
+def plain_attention(path: Path, *, heads: int) -> Path:
+    """One layer of random weights, whose attention is products, a mask and a softmax."""
+    width, vocab, rng = 64, 256, np.random.default_rng(0)
+    whole = heads * width
+
+    def drawn(name: str, *shape: int) -> onnx.TensorProto:
+        weights = rng.standard_normal(shape) / np.sqrt(shape[0])
+        return numpy_helper.from_array(weights.astype(np.float32), name)
+
+    def constant(name: str, value: Any, dtype: type[np.generic] = np.int64) -> onnx.TensorProto:
+        return numpy_helper.from_array(np.array(value, dtype=dtype), name)
+
+    def node(kind: str, inputs: str, output: str, **attributes: Any) -> onnx.NodeProto:
+        return helper.make_node(kind, inputs.split(), [output], **attributes)
+
+    weights = [drawn("embed", vocab, whole), drawn("w_out", whole, whole)]
+    weights += [drawn(f"w_{name}", whole, whole) for name in "qkv"] + [drawn("head", whole, vocab)]
+    weights += [
+        constant("split", [0, 0, heads, width]), constant("flat", [0, 0, whole]),
+        constant("scale", 1 / 8, np.float32), constant("hidden", -1e9, np.float32),
+        constant("seen", 0, np.float32), constant("zero", 0), constant("one", 1),
+        constant("axis_zero", [0]), constant("axis_one", [1]),
+    ]  # fmt: skip
+    nodes = [node("Gather", "embed input_ids", "x")]
+    for name in "qkv":
+        nodes += [
+            node("MatMul", f"x w_{name}", f"{name}0"),
+            node("Reshape", f"{name}0 split", f"{name}1"),
+            node("Transpose", f"{name}1", name, perm=[0, 2, 1, 3]),
+        ]
+    nodes += [
+        node("Concat", "past_key_values.0.key k", "present.0.key", axis=2),
+        node("Concat", "past_key_values.0.value v", "present.0.value", axis=2),
+        node("Transpose", "present.0.key", "turned", perm=[0, 1, 3, 2]),
+        node("MatMul", "q turned", "products"),
+        node("Mul", "products scale", "scores"),
+        node("Shape", "attention_mask", "mask_shape"),
+        node("Gather", "mask_shape one", "total"),
+        node("Shape", "input_ids", "ids_shape"),
+        node("Gather", "ids_shape one", "fresh"),
+        node("Sub", "total fresh", "past"),
+        node("Range", "zero total one", "columns0"),
+        node("Range", "past total one", "rows0"),
+        node("Unsqueeze", "columns0 axis_zero", "columns"),
+        node("Unsqueeze", "rows0 axis_one", "rows"),
+        node("Greater", "columns rows", "later"),
+        node("Where", "later hidden seen", "mask"),
+        node("Add", "scores mask", "masked"),
+        node("Softmax", "masked", "shares", axis=-1),
+        node("MatMul", "shares present.0.value", "o0"),
+        node("Transpose", "o0", "o1", perm=[0, 2, 1, 3]),
+        node("Reshape", "o1 flat", "o2"),
+        node("MatMul", "o2 w_out", "o3"),
+        node("Add", "x o3", "y"),
+        node("MatMul", "y head", "logits"),
+    ]
+
+    def cache(name: str, length: str) -> list[onnx.ValueInfoProto]:
+        shape: list[str | int | None] = ["rows", heads, length, width]
+        return [
+            helper.make_tensor_value_info(f"{name}.0.{kind}", TensorProto.FLOAT, shape)
+            for kind in ("key", "value")
+        ]
+
+    ids = helper.make_tensor_value_info("input_ids", TensorProto.INT64, ["rows", "fresh"])
+    mask = helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["rows", "total"])
+    logits = helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["rows", "fresh", vocab])
+    graph = helper.make_graph(
+        nodes, "plain", [ids, mask, *cache("past_key_values", "past")],
+        [logits, *cache("present", "total")], weights,
+    )  # fmt: skip
+    opset = helper.make_opsetid("", 17)
+    return _save(helper.make_model(graph, opset_imports=[opset], ir_version=9), path)
 
 
 def with_unknown_input(path: Path) -> Path:
