@@ -8,9 +8,11 @@ from collections import OrderedDict
 from typing import Final
 
 from node.protocol.fields import Address
+from node.protocol.patience import GAP_S_MIN
 
 WORKERS_MAX: Final = 1024
-JUST_NOW_S: Final = 0.25
+JUST_NOW_S: Final = GAP_S_MIN
+"""No stream is given up sooner: where all of a worker's stop at once, none excuses another."""
 
 
 class Deliveries:

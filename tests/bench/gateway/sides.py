@@ -29,6 +29,7 @@ START_S: Final = 120.0
 STOP_S: Final = 20.0
 WORKERS: Final = 3
 SLOTS: Final = 512
+CREDIT_MICRO: Final = 10_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +120,9 @@ def _ours(upstream: int, folder: Path) -> Iterator[Side]:
             "engine.slots": SLOTS,
             "engine.tokens_per_s_max": 0.0,
             "worker.jobs_per_client_max": 2 * SLOTS,
+            # As for a buyer that the operator knows: no transactions, and no locks, in between.
+            "worker.credit_micro": CREDIT_MICRO,
+            "worker.credit_new_micro": CREDIT_MICRO,
         },
         client_settings={"gateway.requests_max": 4 * SLOTS},
     )
