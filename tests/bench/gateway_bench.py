@@ -69,13 +69,14 @@ def main(*, quick: bool, json: bool) -> int:
             taken = {side.name: Taken() for side in every}
             for side in every:
                 _warm(side)
+            # First: workers that were flooded sell nothing to the same client for a while.
+            for side in (every[0], every[2], every[1]):  # the slow one last
+                _open_many(report, side)
             for number in range(plan.rounds):
                 report.say(f"round {number + 1} of {plan.rounds}")
                 for side in every:
                     _round(plan, side, taken[side.name])
             _tell(report, taken)
-            for side in (every[0], every[2], every[1]):  # the slow one last
-                _open_many(report, side)
     except (OSError, RuntimeError, subprocess.SubprocessError) as error:
         report.failures.append(str(error))
     return report.end()
