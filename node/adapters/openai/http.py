@@ -23,7 +23,10 @@ HEAD_BYTES_MAX: Final = 32 * 1024
 """Status line and headers of a response, or one header of a chunk."""
 INTERIM_MAX: Final = 8
 """Responses of 1xx before the one that counts."""
-READ_BYTES: Final = 64 * 1024
+READ_BYTES: Final = 8 * 1024
+"""Some fifty tokens: what a turn of the loop takes in of one stream, all others wait for.  A server
+that is faster than we are had streams of 64 kB make turns of a second, and every award late."""
+DETAIL_BYTES_MAX: Final = 64 * 1024
 BODY_BYTES_MAX: Final = 4 * 1024 * 1024
 DETAIL_CHARS_MAX: Final = 200
 
@@ -245,7 +248,7 @@ def _deadline(within_s: float) -> Iterator[None]:
 async def _detail(response: Response, *, within_s: float) -> str:
     """What a server says of an error, shortened; nothing if it says it badly."""
     try:
-        body = await response.whole(within_s=within_s, bytes_max=READ_BYTES)
+        body = await response.whole(within_s=within_s, bytes_max=DETAIL_BYTES_MAX)
     except Unavailable:
         return ""
     text = _message(body) or body.decode(errors="replace")
