@@ -1,4 +1,4 @@
-"""Which workers have read what this client's prompts began with: in memory, as hashes."""
+"""Which workers have what this client's prompts and answers begin with: in memory, as hashes."""
 
 from collections import OrderedDict
 from collections.abc import Mapping

@@ -85,8 +85,8 @@ class Vigil:
             self._gaps = Gaps(first_s=now_s - self._stirred_s)
         else:
             # A wait that was granted for another reason does not make the next one longer.
-            limit_s = self._gaps.limit_s(self._expected.token_us / US_PER_S)
-            self._gaps = self._gaps.after(min(now_s - self.last_token_s, limit_s))
+            gap_s = min(now_s - self.last_token_s, self._gap_limit_s())
+            self._gaps = self._gaps.after(gap_s)
         self.last_token_s = now_s
         self._deliveries.note(self._worker, now_s)
 
@@ -162,8 +162,11 @@ class Vigil:
         if job.complete is not None or self._starved(job):
             return math.inf  # there is nothing to go on with; or it is ours to pay
         if job.tokens_out:
-            return self._gaps.limit_s(self._expected.token_us / US_PER_S)
+            return self._gap_limit_s()
         return first_token_limit_s(self._expected.first_token_ms / MS_PER_S)
+
+    def _gap_limit_s(self) -> float:
+        return self._gaps.limit_s(self._expected.token_us / US_PER_S)
 
     def _starved(self, job: ClientJob) -> bool:
         """The worker may deliver nothing more before our vouchers reach it."""

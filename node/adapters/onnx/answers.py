@@ -6,6 +6,7 @@ that is done already by the time it comes.
 """
 
 from collections import deque
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -20,16 +21,16 @@ ANSWERS_MAX: Final = 32
 """That wait to be read; the oldest are given up first."""
 
 
+@dataclass(slots=True, kw_only=True)
 class _Answer:
     """An answer behind its prompt, as far as it goes in whole blocks."""
 
-    def __init__(self, owner: bytes, ids: tuple[int, ...], *, prompt: int) -> None:
-        self.owner = owner
-        self.ids = ids
-        self.prompt = prompt
-        """How many of the ids were read before the answer was written."""
-        self.cache: Cache | None = None
-        """What is read, once that has begun."""
+    owner: bytes
+    ids: tuple[int, ...]
+    prompt: int
+    """How many of the ids were read before the answer was written."""
+    cache: Cache | None = None
+    """What is read, once that has begun."""
 
 
 class Answers:
@@ -47,12 +48,11 @@ class Answers:
 
     def add(self, job: Job) -> None:
         """A job is over; what it wrote is to be read."""
-        owner, prompt = job.request.owner, job.request.prompt_ids + job.request.prefix_ids
-        if self._prefixes.keeps(owner) and job.written:
-            every = (*prompt, *job.written)
-            ids = every[: self._prefixes.whole(len(every))]
-            if len(ids) > len(prompt) // BLOCK_TOKENS * BLOCK_TOKENS:
-                self._waiting.append(_Answer(owner, ids, prompt=len(prompt)))
+        owner, prompt = job.request.owner, len(job.before)
+        whole = self._prefixes.whole(prompt + job.made)
+        if self._prefixes.keeps(owner) and whole > self._prefixes.whole(prompt):
+            ids = (*job.before, *job.written)[:whole]
+            self._waiting.append(_Answer(owner=owner, ids=ids, prompt=prompt))
 
     @property
     def waiting(self) -> bool:

@@ -65,7 +65,8 @@ class Job:
                 that has ended already.
         """
         self.request = request
-        before = request.prompt_ids + request.prefix_ids
+        self.before = before = request.prompt_ids + request.prefix_ids
+        """What is read first."""
         room = manifest.context - len(before)
         limit = min(request.max_tokens, room)
         if not request.prompt_ids or limit < 1:

@@ -226,8 +226,7 @@ class Loop:
         What it writes, one at a time, may differ in its last bits from the same when it is read.
         """
         if job.cache is not None:
-            read = (job.request.prompt_ids + job.request.prefix_ids)[: job.cache.length]
-            self._prefixes.keep(job.request.owner, read, job.cache.cut)
+            self._prefixes.keep(job.request.owner, job.before[: job.cache.length], job.cache.cut)
 
     def _resume(self) -> None:
         for job in list(filter(_caught_up, self._paused)):

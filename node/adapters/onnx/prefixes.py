@@ -9,9 +9,13 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import structlog
+
 from node.adapters.onnx.decoder import Block, Decoder
 from node.protocol import prefixes
 from node.protocol.prefixes import BLOCK_TOKENS
+
+log = structlog.get_logger("engine")
 
 ARRAY_BYTES: Final = 128
 """What NumPy needs for an array besides its content."""
@@ -77,7 +81,8 @@ class Prefixes:
         if fresh:
             try:
                 blocks = cut(known * BLOCK_TOKENS, len(heads) * BLOCK_TOKENS)
-            except Exception:  # no memory, here or on a device: nobody is owed a cache
+            except Exception as error:  # no memory, here or on a device, which have no common base
+                log.warning("a prompt is not kept", reason=str(error) or repr(error))
                 return
             self._blocks.update(zip(fresh, blocks, strict=True))
         self._use(heads)
